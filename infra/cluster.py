@@ -1,0 +1,187 @@
+"""One way to spread a stage's items over Ray workers, on one machine or many.
+
+A worker is made once in each process (`make()` loads what is dear: a model, a connection pool) and
+then applied to item after item. Items in flight are bounded, a failed item is tried again, and
+what still fails comes back named rather than raised: the stage decides what falls short.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from infra.config import Settings
+from infra.errors import CarraraError, ConfigError
+from infra.progress import track
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ITEMS_QUEUED_A_WORKER = 2
+"""One being worked on and one waiting, so that a worker never idles for the driver's answer."""
+
+
+class Workers(Settings):
+    """Where a stage's work runs and how much of it at once."""
+
+    address: str | None = None
+    """The Ray cluster to join ("auto": the one running here); none: $RAY_ADDRESS, else a new one on
+    this machine for the length of the command."""
+    num_workers: int | None = None
+    """Worker processes; none: as many as the cluster's CPUs and GPUs hold."""
+    cpus_per_worker: float = 1.0
+    """CPU cores that each worker asks the cluster for."""
+    gpus_per_worker: float = 0.0
+    """GPUs that each worker asks the cluster for."""
+    max_retries: int = 2
+    """How often an item whose worker failed or was lost is tried again."""
+    local: bool = False
+    """Run in this process, without Ray: for debugging."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item, Result]):
+    """What became of one item: a result, or after the last try an error in one line."""
+
+    item: Item
+    result: Result | None
+    error: str | None
+
+
+def connect(workers: Workers) -> None:
+    """Join the cluster that `workers` names or start one here; once a process."""
+    # Ray tells of its own coming change at every start; what it changes concerns GPUs only.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = workers.address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if address:
+            try:
+                ray.init(address=address, **quiet)
+            except ConnectionError as error:
+                raise ConfigError(
+                    f"workers.address {address!r}: no Ray cluster answers there; start one with "
+                    "`ray start --head` or leave the address out"
+                ) from error
+        else:
+            ray.init(address="local", include_dashboard=False, **quiet)
+
+
+def map_on_workers(
+    make: Callable[[], Callable[[Item], Result]],
+    items: Sequence[Item],
+    *,
+    workers: Workers,
+    description: str,
+    unit: str,
+    size: Callable[[Item], int] = lambda _item: 1,
+) -> Iterator[Outcome[Item, Result]]:
+    """Apply a worker's function to every item; outcomes come as they finish, in no set order.
+
+    `size` says how many `unit`s of progress an item is worth. `make` and the items are pickled.
+    """
+    with track(description, sum(map(size, items)), unit) as bar:
+        outcomes = _run_here(make, items) if workers.local else _run_on_ray(make, items, workers)
+        for outcome in outcomes:
+            bar.advance(size(outcome.item))
+            yield outcome
+
+
+def _run_here(
+    make: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
+) -> Iterator[Outcome[Item, Result]]:
+    apply = make()
+    for item in items:
+        try:
+            yield Outcome(item, apply(item), None)
+        except CarraraError as error:
+            yield Outcome(item, None, str(error))
+
+
+def _run_on_ray(
+    make: Callable[[], Callable[[Item], Result]], items: Sequence[Item], workers: Workers
+) -> Iterator[Outcome[Item, Result]]:
+    if not items:
+        return
+    import ray
+    from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+
+    connect(workers)
+    remote = ray.remote(
+        num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker, max_restarts=-1
+    )(_Worker)
+    pool = [remote.remote(make) for _ in range(min(_num_workers(workers), len(items)))]
+    waiting = [(item, 0) for item in reversed(items)]
+    in_flight: dict[Any, tuple[Item, int, Any]] = {}
+
+    def submit(actor: Any) -> None:
+        if waiting:
+            item, num_tries = waiting.pop()
+            in_flight[actor.apply.remote(item)] = (item, num_tries, actor)
+
+    try:
+        for _ in range(ITEMS_QUEUED_A_WORKER):
+            for actor in pool:
+                submit(actor)
+        while in_flight:
+            (done,), _ = ray.wait(list(in_flight), num_returns=1)
+            item, num_tries, actor = in_flight.pop(done)
+            try:
+                outcome = Outcome(item, ray.get(done), None)
+            except (RayTaskError, RayActorError) as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                if isinstance(error, ActorDiedError):
+                    # It died for good, while starting: another try would end the same way.
+                    raise
+                final = isinstance(cause, CarraraError) or num_tries >= workers.max_retries
+                if not final:
+                    waiting.append((item, num_tries + 1))
+                    submit(actor)
+                    continue
+                outcome = Outcome(item, None, _one_line(cause))
+            submit(actor)
+            yield outcome
+    finally:
+        for actor in pool:
+            ray.kill(actor)
+
+
+class _Worker(Generic[Item, Result]):
+    """The Ray actor: makes the function once and applies it to item after item."""
+
+    def __init__(self, make: Callable[[], Callable[[Item], Result]]) -> None:
+        self._function = make()
+
+    def apply(self, item: Item) -> Result:
+        return self._function(item)
+
+
+def _num_workers(workers: Workers) -> int:
+    import ray
+
+    if workers.num_workers is not None:
+        return workers.num_workers
+    resources = ray.cluster_resources()
+    fits = [resources.get("CPU", 0.0) / workers.cpus_per_worker] if workers.cpus_per_worker else []
+    if workers.gpus_per_worker:
+        fits.append(resources.get("GPU", 0.0) / workers.gpus_per_worker)
+    num = int(min(fits, default=1))
+    if num < 1:
+        raise ConfigError(
+            f"workers: each asks for {workers.cpus_per_worker:g} CPUs and "
+            f"{workers.gpus_per_worker:g} GPUs, more than the cluster has "
+            f"({resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs); ask for less"
+        )
+    return num
+
+
+def _one_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [""])[0]
+    return text if isinstance(error, CarraraError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,62 @@
+"""What every stage's configuration has in common.
+
+A stage is a module with a `Config(StageConfig)` and a `run(config)`. A setting comes from its
+default, then from the stage's table in a TOML file, then from the command line; `carrara.py`
+merges the three. The docstring under a field is its help text.
+"""
+
+import hashlib
+import json
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Mark(Enum):
+    """What `Annotated` says of a setting beside its type."""
+
+    POSITIONAL = "positional"
+    EXECUTION_ONLY = "execution only"
+
+
+POSITIONAL = _Mark.POSITIONAL
+"""The setting may be given by its place on the command line, without its name."""
+
+EXECUTION_ONLY = _Mark.EXECUTION_ONLY
+"""The setting says where or how fast, not what: it leaves the output's bytes as they are."""
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for field in cls.model_fields.values():
+            field.kw_only = POSITIONAL not in field.metadata
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is written, as JSON-able values."""
+        names = {
+            name
+            for name, field in type(self).model_fields.items()
+            if EXECUTION_ONLY not in field.metadata
+        }
+        return self.model_dump(mode="json", include=names)
+
+
+class StageConfig(Settings):
+    """The settings of one stage."""
+
+    def digest(self) -> str:
+        """16 hex digits over the settings that decide what is written."""
+        return digest_of(self.identity())
+
+
+def digest_of(value: Any) -> str:
+    """16 hex digits of sha256 over a JSON-able value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

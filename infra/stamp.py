@@ -1,0 +1,68 @@
+"""What the content of a folder is made from, written before the first byte of it.
+
+Every stage that fills a folder claims it first. The same stamp again means: go on where a killed
+run stopped, keep what is finished. Another stamp means that the folder belongs to another input
+or configuration, and that is the user's to decide.
+"""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from infra import storage
+from infra.config import StageConfig
+from infra.errors import ConflictError
+
+
+class Stamp(BaseModel):
+    """The input and the configuration that a folder's content follows from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    input_digest: str
+    config_digest: str
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, stage: str, config: StageConfig, input_digest: str) -> "Stamp":
+        return cls(
+            stage=stage,
+            input_digest=input_digest,
+            config_digest=config.digest(),
+            config=config.identity(),
+        )
+
+
+def claim(folder: str, stamp: Stamp, *, overwrite: bool = False) -> None:
+    """Begin or go on with the content of `folder`; raises ConflictError if it is another's.
+
+    `overwrite` removes another's content first.
+    """
+    url = storage.join(folder, "stamp.json")
+    if storage.exists(url):
+        there = Stamp.model_validate(json.loads(storage.read_text(url)))
+        if (there.input_digest, there.config_digest) == (stamp.input_digest, stamp.config_digest):
+            return
+        if not overwrite:
+            raise ConflictError(
+                f"{folder}: holds the output of {_difference(there, stamp)}; choose another place, "
+                "or pass --overwrite to replace it"
+            )
+        storage.remove(folder)
+    storage.publish_text(url, stamp.model_dump_json(indent=2) + "\n")
+
+
+def _difference(there: Stamp, here: Stamp) -> str:
+    if there.stage != here.stage:
+        return f"`{there.stage}`, not of `{here.stage}`"
+    if there.input_digest != here.input_digest:
+        return f"another input (digest {there.input_digest}, now {here.input_digest})"
+    names = sorted(there.config.keys() | here.config.keys())
+    changed = [
+        f"{name} = {there.config.get(name)!r}, now {here.config.get(name)!r}"
+        for name in names
+        if there.config.get(name) != here.config.get(name)
+    ]
+    return f"another configuration ({'; '.join(changed)})"

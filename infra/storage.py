@@ -1,0 +1,147 @@
+"""Reading and atomic writing on any fsspec filesystem: a folder, s3://, gs://, memory://.
+
+A file appears under its name whole or not at all. On a local disk it is written beside its place
+under a hidden temporary name, synced and renamed; on an object store the upload's completion is
+the rename. Hidden names are never listed, so what a killed writer leaves is never read; `sweep`
+removes it.
+"""
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+_TEMPORARY_SUFFIX = ".partial"
+
+
+def join(root: str, *parts: str) -> str:
+    return "/".join([root.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def exists(url: str) -> bool:
+    fs, path = _filesystem(url)
+    return bool(fs.exists(path))
+
+
+def list_names(url: str) -> list[str]:
+    """Sorted names of the files and folders directly inside; empty where nothing is."""
+    fs, path = _filesystem(url)
+    try:
+        entries = fs.ls(path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != path}
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def size_bytes(url: str) -> int:
+    fs, path = _filesystem(url)
+    return int(fs.size(path))
+
+
+def open_read(url: str) -> BinaryIO:
+    """A seekable binary file; use it in a `with`."""
+    fs, path = _filesystem(url)
+    return cast(BinaryIO, fs.open(path, "rb"))
+
+
+def read_bytes(url: str) -> bytes:
+    with open_read(url) as file:
+        return file.read()
+
+
+def read_text(url: str) -> str:
+    return read_bytes(url).decode("utf-8")
+
+
+def read_table(url: str, columns: list[str] | None = None) -> pa.Table:
+    with open_read(url) as file:
+        return pq.read_table(file, columns=columns)
+
+
+def sha256(url: str) -> str:
+    with open_read(url) as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 22):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def publish_bytes(url: str, data: bytes) -> None:
+    with publish(url) as path:
+        path.write_bytes(data)
+
+
+def publish_text(url: str, text: str) -> None:
+    publish_bytes(url, text.encode("utf-8"))
+
+
+def publish_table(url: str, table: pa.Table) -> None:
+    """Parquet, zstd; the same table gives the same bytes."""
+    with publish(url) as path:
+        pq.write_table(table, path, compression="zstd")
+
+
+@contextmanager
+def publish(url: str) -> Iterator[Path]:
+    """A local path to write to; on a clean exit the file appears whole under `url`."""
+    fs, target = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        final = Path(target)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}"
+        try:
+            yield partial
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(final)
+        finally:
+            partial.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="carrara-") as spool:
+        partial = Path(spool) / target.rsplit("/", 1)[-1]
+        yield partial
+        fs.put_file(str(partial), target)
+
+
+@contextmanager
+def local_copy(url: str) -> Iterator[Path]:
+    """A local path to read: the file itself where it is local, else a temporary download."""
+    fs, path = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="carrara-") as spool:
+        copy = Path(spool) / path.rsplit("/", 1)[-1]
+        fs.get_file(path, str(copy))
+        yield copy
+
+
+def remove(url: str) -> None:
+    """Remove a file, or a folder with all that is in it; nothing there is fine."""
+    fs, path = _filesystem(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def sweep(url: str) -> None:
+    """Remove what killed writers left under a local folder. Call it when no writer is running."""
+    fs, path = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        for leftover in Path(path).rglob(f".*{_TEMPORARY_SUFFIX}"):
+            leftover.unlink(missing_ok=True)
+
+
+def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    # Listings are not cached: other processes write to the same folders.
+    fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
+    return fs, path

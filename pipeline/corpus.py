@@ -1,0 +1,283 @@
+"""The corpus on disk: manifest, shards, samples, columns, selections. Every stage meets here.
+
+    ROOT/manifest.json                          what is here, with digests; written last
+    ROOT/shards/00000.tar .parquet _stats.json  img2dataset's layout: {key}.jpg .txt .json
+    ROOT/columns/<signal>/00000.parquet         uid + values, one file a shard
+    ROOT/selections/<name>.parquet  <name>.toml uid, keep, weight, reason; the policy
+
+Shards are immutable. A sample is known by its `uid`, which survives resharding; its `key` is its
+place in a tar. Join on uid, never on row order.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra import storage
+from infra.config import digest_of
+from infra.errors import DamagedError, InputError
+
+SCHEMA_VERSION = 1
+SUCCESS = "success"
+
+ROW_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("uid", pa.string()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("status", pa.string()),
+        ("error_message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("exif", pa.string()),
+        ("sha256", pa.string()),
+    ]
+)
+"""What every row of a shard's parquet has, failures included; more columns may follow."""
+
+
+class Shard(BaseModel):
+    """One tar and its parquet, as the manifest records them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    num_samples: int
+    num_bytes: int
+    """Of the tar."""
+    sha256: str
+    """Of the tar."""
+    rows_sha256: str
+    """Of the parquet."""
+
+
+class Manifest(BaseModel):
+    """What a corpus holds and what it was made from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    stage: str
+    config: dict[str, Any]
+    config_digest: str
+    input_digest: str
+    shards: list[Shard]
+    counts: dict[str, int]
+    """Rows of the input by status or reason."""
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that name the corpus: the same samples, the same digest."""
+        return digest_of([shard.model_dump() for shard in self.shards])
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.num_samples for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its caption, as stored in a tar."""
+
+    key: str
+    uid: str
+    caption: str
+    image: bytes
+    extension: str
+    """Of the picture's member: "jpg", "png", "webp"."""
+    metadata: dict[str, Any]
+    """The member {key}.json: the sample's row in the parquet."""
+
+
+def sample_uid(url: str, caption: str) -> str:
+    """32 hex digits: the first 128 bits of sha256 over url, NUL, caption."""
+    return hashlib.sha256(f"{url}\0{caption}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+# Manifest
+
+
+def manifest_url(root: str) -> str:
+    return storage.join(root, "manifest.json")
+
+
+def read_manifest(root: str) -> Manifest:
+    """Raises InputError where no corpus is, DamagedError where its manifest can't be read."""
+    url = manifest_url(root)
+    try:
+        text = storage.read_text(url)
+    except FileNotFoundError:
+        raise InputError(
+            f"{root}: no corpus here (no manifest.json); make one with `carrara download`, or let "
+            "an interrupted one finish by running its command again"
+        ) from None
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DamagedError(f"{url}: not a manifest ({place}: {first['msg']})") from None
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise InputError(
+            f"{url}: schema version {manifest.schema_version}, this program reads "
+            f"{SCHEMA_VERSION}; use the version of carrara that wrote it"
+        )
+    return manifest
+
+
+def write_manifest(root: str, manifest: Manifest) -> None:
+    """The last thing that a stage writes: from here on the corpus is whole."""
+    storage.sweep(root)
+    storage.publish_text(manifest_url(root), manifest.model_dump_json(indent=2) + "\n")
+
+
+# Shards
+
+
+def shard_url(root: str, name: str, suffix: str = ".tar") -> str:
+    return storage.join(root, "shards", f"{name}{suffix}")
+
+
+def write_shard(
+    root: str, name: str, samples: Iterable[Sample], rows: pa.Table, stats: dict[str, Any]
+) -> Shard:
+    """Publish a shard's tar, parquet and _stats.json; the same input gives the same bytes.
+
+    `samples` come in key order; `rows` has ROW_SCHEMA's columns first.
+    """
+    num_samples = 0
+    tar = shard_url(root, name)
+    with storage.publish(tar) as path, path.open("wb") as file:
+        for sample in _write_samples(file, samples):
+            num_samples += 1
+            assert sample.key.startswith(name), f"{sample.key} does not belong in shard {name}"
+    parquet = shard_url(root, name, ".parquet")
+    storage.publish_table(parquet, rows)
+    stats_text = json.dumps(stats, indent=4, sort_keys=True)
+    storage.publish_text(shard_url(root, name, "_stats.json"), stats_text)
+    return Shard(
+        name=name,
+        num_samples=num_samples,
+        num_bytes=storage.size_bytes(tar),
+        sha256=storage.sha256(tar),
+        rows_sha256=storage.sha256(parquet),
+    )
+
+
+def _write_samples(file: BinaryIO, samples: Iterable[Sample]) -> Iterator[Sample]:
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.GNU_FORMAT) as tar:
+        for sample in samples:
+            metadata = json.dumps(sample.metadata, indent=4, ensure_ascii=False, sort_keys=True)
+            for extension, data in (
+                (sample.extension, sample.image),
+                ("txt", sample.caption.encode("utf-8", "replace")),
+                ("json", metadata.encode("utf-8", "replace")),
+            ):
+                # TarInfo's defaults (mtime 0, no owner) keep the bytes the same everywhere.
+                member = tarfile.TarInfo(f"{sample.key}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+            yield sample
+
+
+def iter_samples(root: str, shard: Shard) -> Iterator[Sample]:
+    """The samples of a shard in key order; raises DamagedError naming the shard."""
+    url = shard_url(root, shard.name)
+    num_read = 0
+    try:
+        with storage.open_read(url) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            for key, members in _group_members(tar):
+                yield _sample(key, members)
+                num_read += 1
+    except (tarfile.TarError, KeyError, ValueError, EOFError, FileNotFoundError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        if num_read == shard.num_samples:
+            return
+        reason = f"{num_read} samples instead of {shard.num_samples}"
+    raise DamagedError(
+        f"shard {url}: damaged ({reason}); `carrara verify {root}` lists all damaged shards, "
+        "remove them and run the command that made them again"
+    )
+
+
+def _group_members(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
+    key, members = "", dict[str, bytes]()
+    for member in tar:
+        stem, _, extension = member.name.partition(".")
+        content = tar.extractfile(member)
+        if content is None:
+            raise ValueError(f"{member.name} is not a plain file")
+        if stem != key and members:
+            yield key, members
+            members = {}
+        key = stem
+        members[extension] = content.read()
+    if members:
+        yield key, members
+
+
+def _sample(key: str, members: dict[str, bytes]) -> Sample:
+    metadata = json.loads(members.pop("json"))
+    caption = members.pop("txt").decode("utf-8")
+    ((extension, image),) = members.items()
+    return Sample(key, metadata["uid"], caption, image, extension, metadata)
+
+
+def read_rows(root: str, shard: Shard, columns: list[str] | None = None) -> pa.Table:
+    """Every row of a shard, failures too; samples are those with status "success"."""
+    return storage.read_table(shard_url(root, shard.name, ".parquet"), columns)
+
+
+# Columns and selections
+
+
+def write_columns(root: str, signal: str, shard_name: str, table: pa.Table) -> None:
+    """Publish one signal's values for one shard; the first column is uid."""
+    assert table.column_names[0] == "uid", table.column_names
+    storage.publish_table(storage.join(root, "columns", signal, f"{shard_name}.parquet"), table)
+
+
+def read_columns(root: str, signal: str) -> pa.Table:
+    """One signal's values over the whole corpus, shards in order."""
+    folder = storage.join(root, "columns", signal)
+    names = [name for name in storage.list_names(folder) if name.endswith(".parquet")]
+    if not names:
+        have = ", ".join(list_signals(root)) or "none"
+        raise InputError(
+            f"{root}: signal {signal!r} has not been scored (scored: {have}); run "
+            f"`carrara score {root} --signals {signal}`"
+        )
+    return pa.concat_tables(storage.read_table(storage.join(folder, name)) for name in names)
+
+
+def list_signals(root: str) -> list[str]:
+    return storage.list_names(storage.join(root, "columns"))
+
+
+def selection_url(root: str, name: str, suffix: str = ".parquet") -> str:
+    return storage.join(root, "selections", f"{name}{suffix}")
+
+
+def read_selection(root: str, name: str) -> pa.Table:
+    """uid, keep, weight, reason: one row a sample of the corpus."""
+    url = selection_url(root, name)
+    if not storage.exists(url):
+        names = {entry.rsplit(".", 1)[0] for entry in storage.list_names(f"{root}/selections")}
+        have = ", ".join(sorted(names)) or "none"
+        raise InputError(
+            f"{root}: no selection {name!r} (there are: {have}); make it with "
+            f"`carrara select {root} --name {name}`"
+        )
+    return storage.read_table(url)
