@@ -10,6 +10,7 @@ import json
 from enum import Enum
 from typing import Any
 
+from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict
 
 
@@ -48,6 +49,7 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", include=names)
 
 
+@Parameter(name="*")  # its settings are --image-size, not --config.image-size
 class StageConfig(Settings):
     """The settings of one stage."""
 

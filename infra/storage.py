@@ -13,12 +13,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TEMPORARY_SUFFIX = ".partial"
 
@@ -63,7 +64,9 @@ def read_text(url: str) -> str:
     return read_bytes(url).decode("utf-8")
 
 
-def read_table(url: str, columns: list[str] | None = None) -> pa.Table:
+def read_table(url: str, columns: list[str] | None = None) -> "pa.Table":
+    import pyarrow.parquet as pq
+
     with open_read(url) as file:
         return pq.read_table(file, columns=columns)
 
@@ -85,8 +88,10 @@ def publish_text(url: str, text: str) -> None:
     publish_bytes(url, text.encode("utf-8"))
 
 
-def publish_table(url: str, table: pa.Table) -> None:
+def publish_table(url: str, table: "pa.Table") -> None:
     """Parquet, zstd; the same table gives the same bytes."""
+    import pyarrow.parquet as pq
+
     with publish(url) as path:
         pq.write_table(table, path, compression="zstd")
 

@@ -1,8 +1,14 @@
 """What a stage did, for people as a short table and for programs as one JSON object."""
 
+import json
 import time
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 
 @dataclass
@@ -44,3 +50,35 @@ class Stopwatch:
         trace: TracebackType | None,
     ) -> None:
         self.seconds = time.perf_counter() - self._start
+
+
+def print_summary(summary: Summary, *, as_json: bool) -> None:
+    """One JSON object on stdout, or a short table for people."""
+    if as_json:
+        print(json.dumps(summary.as_json(), ensure_ascii=False))
+        return
+    console = Console()
+    if summary.table:
+        console.print(_rows(summary.table))
+    counts = ", ".join(f"{num:,} {reason}" for reason, num in summary.counts.items())
+    line = (
+        f"[bold]{summary.stage}[/]: {summary.num_in:,} {summary.unit} in, {summary.num_out:,} out"
+    )
+    console.print(f"{line} in {summary.seconds:,.1f} s" + (f" ({counts})" if counts else ""))
+    for name, url in summary.outputs.items():
+        console.print(f"  {name}: {escape(url)}", soft_wrap=True)
+
+
+def _rows(rows: list[dict[str, object]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, value in rows[0].items():
+        table.add_column(name, justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    return table
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return escape(f"{value:,}" if isinstance(value, int) else str(value))

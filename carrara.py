@@ -1,0 +1,186 @@
+"""Carrara's command line, and its table of contents: every stage by name, loaded when it is used.
+
+    carrara STAGE ARGUMENTS [--config FILE.toml] [--json]
+
+A stage is a module with a `Config` and a `run(config)`. Its settings come from their defaults, then
+from the table with the stage's name in the TOML file, then from the command line. Exit code 0: all
+done; 2: the user's mistake, one line; 1: work that fell short, named.
+"""
+
+import datetime
+import difflib
+import json
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import cyclopts
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+
+from infra import storage
+from infra.config import StageConfig
+from infra.errors import CarraraError, ConfigError
+from infra.summary import Summary, print_summary
+
+__version__ = "0.1.0"
+
+
+@dataclass(frozen=True)
+class Stage:
+    module: str
+    help: str
+    recorded: bool = True
+    """Its summary is kept in ROOT/runs/ (or RUN/runs/), where `report` finds it."""
+
+
+CHAPTERS: dict[str, dict[str, Stage]] = {
+    "From URLs to a curated corpus": {
+        "download": Stage("pipeline.download", "A list of URLs and captions -> WebDataset shards."),
+        "score": Stage("pipeline.score", "Shards -> columns of scores, computed once."),
+        "select": Stage("pipeline.select", "A policy (SQL over the columns) -> a selection."),
+        "pack": Stage("pipeline.pack", "A selection -> new, even, shuffled shards."),
+        "verify": Stage("pipeline.verify", "Reread everything against its digests.", False),
+        "report": Stage("pipeline.report", "The corpus and its runs as one offline page.", False),
+    },
+    "From a corpus to answers": {
+        "embed": Stage("retrieval.embed", "Shards -> CLIP embeddings of pictures and captions."),
+        "index": Stage("retrieval.index", "Embeddings -> kNN indices with measured recall."),
+        "query": Stage("retrieval.query", "Search by words or by picture.", False),
+    },
+    "From a corpus to a model": {
+        "train": Stage("training.train", "Shards -> a text-to-image diffusion model, on Ray."),
+        "sample": Stage("training.sample", "A trained model and captions -> pictures."),
+    },
+    "All of it": {
+        "demo": Stage("examples.emoji.demo", "The whole way, on a corpus that ships.", False),
+    },
+}
+
+STAGES = {name: stage for chapter in CHAPTERS.values() for name, stage in chapter.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The `carrara` script: run one command and exit with its code."""
+    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run one command line; returns its exit code."""
+    app = _application()
+    try:
+        app.meta(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.ValidationError as error:
+        return _fail(ConfigError(_validation_line(error)))
+    except cyclopts.CycloptsError as error:
+        return _fail(ConfigError(" ".join(str(error).split())))
+    except CarraraError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def execute(name: str, config: StageConfig, *, as_json: bool = False) -> Summary:
+    """Run a stage, keep its summary beside its output and print it."""
+    import importlib
+
+    stage = STAGES[name]
+    summary: Summary = importlib.import_module(stage.module).run(config)
+    if stage.recorded:
+        _record(config, summary)
+    print_summary(summary, as_json=as_json)
+    return summary
+
+
+def _application() -> App:
+    app = App(
+        name="carrara",
+        help="From URLs and captions to a curated, searchable corpus and a text-to-image model.",
+        version=__version__,
+        default_parameter=Parameter(negative=()),
+        help_epilogue="`carrara STAGE --help` tells a stage's settings.",
+    )
+    for chapter, stages in CHAPTERS.items():
+        group = cyclopts.Group.create_ordered(chapter)
+        for place, (name, stage) in enumerate(stages.items()):
+            run = f"{stage.module}:run"
+            app.command(run, name=name, help=stage.help, group=group, sort_key=place)
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        config: str | None = None,
+        json: bool = False,
+    ) -> None:
+        """Run a command.
+
+        Parameters
+        ----------
+        config:
+            TOML file with a table of settings for each stage.
+        json:
+            Print one JSON object on stdout instead of a table.
+        """
+        name = next((token for token in tokens if not token.startswith("-")), None)
+        if name is not None and name not in STAGES:
+            raise ConfigError(f"{name!r} is no command{_nearest(name)}; see `carrara --help`")
+        if config is not None:
+            tables = _read_config(config)
+            app.config = cyclopts.config.Dict(tables, source=config)
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        if name is not None and "config" in bound.arguments:
+            execute(name, bound.arguments["config"], as_json=json)
+        else:  # --help and --version
+            command(*bound.args, **bound.kwargs)
+
+    return app
+
+
+def _read_config(url: str) -> dict[str, dict[str, object]]:
+    try:
+        tables = tomllib.loads(storage.read_text(url))
+    except FileNotFoundError:
+        raise ConfigError(f"--config {url}: no such file; expected a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {url}: not TOML ({error})") from None
+    for name in tables:
+        if name not in STAGES:
+            raise ConfigError(
+                f"--config {url}: unknown table [{name}]{_nearest(name)}; a table bears the name "
+                "of a stage"
+            )
+    return tables
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, STAGES, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _record(config: StageConfig, summary: Summary) -> None:
+    home = getattr(config, "root", None) or config.run  # type: ignore[attr-defined]
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
+    text = json.dumps(summary.as_json(), indent=2)
+    storage.publish_text(storage.join(home, "runs", f"{now}-{summary.stage}.json"), text + "\n")
+
+
+def _validation_line(error: cyclopts.ValidationError) -> str:
+    cause = error.__cause__
+    if not isinstance(cause, ValidationError):
+        return " ".join(str(error).split())
+    first = cause.errors()[0]
+    name = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
+    return f"{name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _fail(error: CarraraError) -> int:
+    print(f"carrara: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()
