@@ -1,0 +1,361 @@
+"""A list of URLs and captions, read as a stream.
+
+Reads parquet, csv, tsv, json or jsonl (save parquet, also with .gz), or a folder of files of one of
+them, at any fsspec URL. Gives tables of `url`, `caption`, `fault` and the
+additional columns asked for; `fault` says why a row is no pair, so that every row of the list is
+accounted for. Only .json, which has no end of a row to look for, is held in memory whole.
+"""
+
+import difflib
+import gzip
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from infra import storage
+from infra.config import digest_of
+from infra.errors import InputError
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+ROWS_A_BATCH = 10_000
+
+MALFORMED_ROW = "malformed row"
+NULL_URL = "null url"
+URL_NOT_TEXT = "url is not a string"
+NULL_CAPTION = "null caption"
+CAPTION_NOT_TEXT = "caption is not a string"
+
+
+@dataclass(frozen=True)
+class PairList:
+    """A list that exists, parses at its start and has the columns."""
+
+    files: tuple[str, ...]
+    format: str
+    url_column: str
+    caption_column: str
+    additional_columns: tuple[str, ...]
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Tables of url, caption, fault and the additional columns, rows in the list's order."""
+        schema: pa.Schema | None = None
+        for file in self.files:
+            for table in _as_input_errors(file, _read(file, self)):
+                schema = schema or _stored_schema(table, file)
+                yield _conform(table, schema, file)
+
+    def digest(self) -> str:
+        """16 hex digits over the bytes of the files, wherever they are."""
+        return digest_of([storage.sha256(file) for file in self.files])
+
+
+def open_pairs(
+    url_list: str, url_column: str, caption_column: str, additional_columns: list[str]
+) -> PairList:
+    """Raises InputError for a list that is missing, of no known format, without the columns or
+    empty."""
+    files, name = _find_files(url_list)
+    pairs = PairList(
+        files=tuple(files),
+        format=name,
+        url_column=url_column,
+        caption_column=caption_column,
+        additional_columns=tuple(additional_columns),
+    )
+    if not any(table.num_rows for table in pairs.tables()):
+        raise InputError(f"list {url_list}: empty, expected rows of URLs and captions")
+    return pairs
+
+
+def _find_files(url_list: str) -> tuple[list[str], str]:
+    if not storage.exists(url_list):
+        raise InputError(
+            f"list {url_list}: does not exist; expected a parquet, csv, tsv, json or jsonl file, "
+            "or a folder of them"
+        )
+    names = storage.list_names(url_list)
+    files = [storage.join(url_list, name) for name in names if _format_of(name)]
+    if not names:
+        files = [url_list] if _format_of(url_list) else []
+    formats = sorted({_format_of(file) for file in files})
+    if not formats:
+        raise InputError(
+            f"list {url_list}: of no known format, expected a name that ends in "
+            f"{', '.join(FORMATS)} (or these with .gz, save parquet)"
+        )
+    if len(formats) > 1:
+        raise InputError(
+            f"list {url_list}: a folder of {' and '.join(formats)} files, expected files of one "
+            "format; keep one kind in it"
+        )
+    return files, formats[0]
+
+
+def _format_of(name: str) -> str:
+    stem = name.removesuffix(".gz")
+    found = FORMATS.get("." + stem.rsplit(".", 1)[-1].lower(), "")
+    return "" if found == "parquet" and stem != name else found
+
+
+# One reader a format
+
+
+def _read(file: str, pairs: PairList) -> Iterator[pa.Table]:
+    with _open(file) as stream:
+        match pairs.format:
+            case "parquet":
+                yield from _read_parquet(stream, file, pairs)
+            case "csv" | "tsv":
+                yield from _read_csv(stream, file, pairs)
+            case "jsonl":
+                yield from _read_objects(_json_lines(stream), file, pairs)
+            case _:
+                yield from _read_objects(_json_array(stream, file), file, pairs)
+
+
+@contextmanager
+def _open(file: str) -> Iterator[BinaryIO]:
+    with storage.open_read(file) as stream:
+        if file.endswith(".gz"):
+            with gzip.open(stream) as unpacked:
+                yield cast(BinaryIO, unpacked)
+        else:
+            yield stream
+
+
+def _read_parquet(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table]:
+    parquet = pq.ParquetFile(stream)
+    _check_columns(parquet.schema_arrow.names, file, pairs)
+    columns = [pairs.url_column, pairs.caption_column, *pairs.additional_columns]
+    for batch in parquet.iter_batches(ROWS_A_BATCH, columns=columns):
+        yield _pair_table(pa.table(batch), pairs)
+
+
+def _read_csv(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table]:
+    num_malformed = 0
+
+    def skip(_row: Any) -> str:
+        nonlocal num_malformed
+        num_malformed += 1
+        return "skip"
+
+    delimiter = "\t" if pairs.format == "tsv" else ","
+    reader = pyarrow.csv.open_csv(
+        stream,
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
+        ),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={pairs.url_column: pa.string(), pairs.caption_column: pa.string()},
+        ),
+    )
+    _check_columns(reader.schema.names, file, pairs)
+    for batch in reader:
+        yield _pair_table(pa.table(batch), pairs)
+    if num_malformed:
+        # They have no place left in the order of rows, so they come last.
+        yield _malformed_rows(num_malformed, reader.schema, pairs)
+
+
+def _json_lines(stream: BinaryIO) -> Iterator[object]:
+    for line in stream:
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                yield MALFORMED_ROW
+
+
+def _json_array(stream: BinaryIO, file: str) -> Iterator[object]:
+    try:
+        document = json.load(stream)
+    except ValueError as error:
+        raise InputError(
+            f"list {file}: not JSON ({error}); expected an array of objects (one object a line is "
+            "called .jsonl)"
+        ) from None
+    if isinstance(document, dict) and all(isinstance(v, dict) for v in document.values()):
+        # pandas' default: {column: {row: value}}.
+        rows = dict.fromkeys(row for column in document.values() for row in column)
+        document = [{name: column.get(row) for name, column in document.items()} for row in rows]
+    if not isinstance(document, list):
+        raise InputError(f"list {file}: a JSON {type(document).__name__}, expected an array")
+    yield from document
+
+
+def _read_objects(rows: Iterator[object], file: str, pairs: PairList) -> Iterator[pa.Table]:
+    checked = False
+    while batch := list(itertools.islice(rows, ROWS_A_BATCH)):
+        objects = [row if isinstance(row, dict) else None for row in batch]
+        if not checked:
+            names = dict.fromkeys(name for row in objects if row for name in row)
+            _check_columns(list(names), file, pairs)
+            checked = True
+        yield _object_table(objects, pairs)
+
+
+def _check_columns(have: list[str], file: str, pairs: PairList) -> None:
+    wanted = {
+        pairs.url_column: "--url-column",
+        pairs.caption_column: "--caption-column",
+    } | dict.fromkeys(pairs.additional_columns, "--save-additional-columns")
+    for name, option in wanted.items():
+        if name not in have:
+            by_lower_case = {column.lower(): column for column in have}
+            near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+            hint = f"; did you mean {option} {by_lower_case[near[0]]}?" if near else ""
+            raise InputError(
+                f"list {file}: no column {name!r}, it has {', '.join(map(repr, have)) or 'none'}; "
+                f"name the right one with {option}{hint}"
+            )
+
+
+# Rows -> url, caption, fault
+
+
+def _pair_table(table: pa.Table, pairs: PairList) -> pa.Table:
+    table = table.combine_chunks()
+    url, url_not_text = _texts(table[pairs.url_column])
+    caption, caption_not_text = _texts(table[pairs.caption_column])
+    fault = _faults(url, url_not_text, caption, caption_not_text)
+    additional = {name: table[name] for name in pairs.additional_columns}
+    return pa.table({"url": url, "caption": caption, "fault": fault, **additional})
+
+
+def _object_table(objects: list[dict[str, Any] | None], pairs: PairList) -> pa.Table:
+    rows = [row or {} for row in objects]
+    urls = [row.get(pairs.url_column) for row in rows]
+    captions = [row.get(pairs.caption_column) for row in rows]
+    fault = _faults(*_texts_of_values(urls), *_texts_of_values(captions))
+    fault = pc.if_else(pa.array([row is None for row in objects]), MALFORMED_ROW, fault)
+    additional = {name: _values([r.get(name) for r in rows]) for name in pairs.additional_columns}
+    return pa.table(
+        {
+            "url": _texts_of_values(urls)[0],
+            "caption": _texts_of_values(captions)[0],
+            "fault": fault,
+            **additional,
+        }
+    )
+
+
+def _malformed_rows(num: int, schema: pa.Schema, pairs: PairList) -> pa.Table:
+    nulls = {name: pa.nulls(num, schema.field(name).type) for name in pairs.additional_columns}
+    text = pa.nulls(num, pa.string())
+    fault = pa.repeat(pa.scalar(MALFORMED_ROW), num)
+    return pa.table({"url": text, "caption": text, "fault": fault, **nulls})
+
+
+def _faults(
+    url: pa.Array, url_not_text: pa.Array, caption: pa.Array, caption_not_text: pa.Array
+) -> pa.Array:
+    """Why each row is no pair, null where it is one. An empty caption is a caption."""
+    blank_url = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(url), ""), True)
+    fault = pa.nulls(len(url), pa.string())
+    for is_fault, name in (
+        (pc.is_null(caption), NULL_CAPTION),
+        (caption_not_text, CAPTION_NOT_TEXT),
+        (blank_url, NULL_URL),
+        (url_not_text, URL_NOT_TEXT),
+    ):
+        fault = pc.if_else(is_fault, name, fault)
+    return fault
+
+
+def _texts(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """The column as strings, null where it has none, and where it has something else."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    num = len(column)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        texts = pa.concat_arrays(column.cast(pa.string()).chunks or [pa.array([], pa.string())])
+        try:
+            texts.validate(full=True)
+        except pa.ArrowInvalid:
+            return _texts_of_values([_decoded(v) for v in texts.cast(pa.binary()).to_pylist()])
+        return texts, pa.repeat(pa.scalar(False), num)
+    not_null = column.is_valid()
+    return pa.nulls(num, pa.string()), pa.array(not_null.to_pylist(), pa.bool_())
+
+
+def _decoded(value: bytes | None) -> object:
+    try:
+        return value.decode() if value is not None else None
+    except UnicodeDecodeError:
+        return value
+
+
+def _texts_of_values(values: list[object]) -> tuple[pa.Array, pa.Array]:
+    texts = [value if isinstance(value, str) and _is_utf8(value) else None for value in values]
+    not_text = [v is not None and text is None for v, text in zip(values, texts, strict=True)]
+    return pa.array(texts, pa.string()), pa.array(not_text, pa.bool_())
+
+
+def _is_utf8(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no encoding of text can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# Additional columns
+
+
+def _values(values: list[object]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except pa.ArrowInvalid:
+        return pa.array([None if v is None else str(v) for v in values], pa.string())
+
+
+def _stored_schema(table: pa.Table, file: str) -> pa.Schema:
+    """The first table's types, which all others must take; what JSON can't hold becomes text."""
+    fields = []
+    for column in table.schema:
+        kind = column.type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            raise InputError(
+                f"list {file}: column {column.name!r} is {kind}, expected numbers or text; leave "
+                "it out of --save-additional-columns"
+            )
+        plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        fields.append(pa.field(column.name, kind if plain else pa.string()))
+    return pa.schema(fields)
+
+
+def _conform(table: pa.Table, schema: pa.Schema, file: str) -> pa.Table:
+    try:
+        return table.cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(
+            f"list {file}: a column changes its type on the way ({error}); make it one type or "
+            "leave it out of --save-additional-columns"
+        ) from None
+
+
+def _as_input_errors(file: str, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """What a reader finds wrong with the file is the user's to know, in one line."""
+    try:
+        yield from tables
+    except (pa.ArrowInvalid, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        reason = str(error).splitlines()[0]
+        kind = file.removesuffix(".gz").rsplit(".", 1)[-1].lower()
+        raise InputError(
+            f"list {file}: can't be read as {kind} ({reason}); expected what its name says"
+        ) from None
