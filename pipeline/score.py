@@ -1,0 +1,194 @@
+"""Score a corpus: run signals over its shards and keep their values beside them, as columns.
+
+    carrara score ROOT --signals caption image clip neighbours
+
+Reads   ROOT/manifest.json, ROOT/shards/ (and what a signal itself reads: embeddings, an index)
+Writes  ROOT/columns/<signal>/<shard>.parquet   uid + the signal's columns, one row a sample
+        ROOT/columns/<signal>/stamp.json        the corpus and the parameters they follow from
+        ROOT/columns/<signal>/manifest.json     sha256 of every file; written last
+
+Scores are computed once and thresholded many times (`carrara select`). A signal of your own is a
+class that fits `Signal`, given as "module:Class".
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Protocol, cast
+
+import pyarrow as pa
+from pydantic import Field
+
+from infra import storage
+from infra.cluster import Workers, map_on_workers
+from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig, digest_of
+from infra.errors import ConfigError, ShortfallError
+from infra.stamp import Stamp, claim
+from infra.summary import Stopwatch, Summary
+from pipeline.corpus import Manifest, Shard, read_manifest, write_columns
+
+Options = Mapping[str, str | None]
+"""What every signal is given beside the root: "encoder", and what `--options.NAME` adds."""
+
+
+class Signal(Protocol):
+    """A family of scores: a shard in, a table of values out.
+
+    It is made as `Class(root, options)`, once in the command's own process and once in each
+    worker, so the constructor checks its input and what is dear is loaded at the first shard.
+    """
+
+    name: str
+    schema: pa.Schema
+    """The columns that follow uid."""
+
+    def identity(self) -> dict[str, Any]:
+        """Parameters and model digests: all that decides the values. JSON-able."""
+
+    def __call__(self, shard: Shard) -> pa.Table:
+        """uid first, then the schema's columns; one row a sample."""
+
+
+SIGNALS = {
+    "caption": "pipeline.signals.caption:CaptionSignal",
+    "image": "pipeline.signals.image:ImageSignal",
+    "clip": "retrieval.neighbours:ClipSignal",
+    "neighbours": "retrieval.neighbours:NeighboursSignal",
+}
+"""Named, not imported: curation needs no torch until a signal that does is asked for."""
+
+
+class Config(StageConfig):
+    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    """The corpus: a folder or an fsspec URL."""
+    signals: tuple[str, ...] = ("caption", "image", "clip", "neighbours")
+    """Shipped ones by name, others as module:Class."""
+    encoder: str | None = None
+    """Whose embeddings and index `clip` and `neighbours` use; none: the only ones there are."""
+    options: dict[str, str] = Field(default_factory=dict)
+    """Handed to signals of your own."""
+    workers: Annotated[Workers, EXECUTION_ONLY] = Workers()
+    overwrite: Annotated[bool, EXECUTION_ONLY] = False
+    """Replace scores that were made with other parameters or on another corpus."""
+
+
+def run(config: Config) -> Summary:
+    """Raises ShortfallError naming the shards that a signal could not score."""
+    with Stopwatch() as watch:
+        manifest = read_manifest(config.root)
+        options = {"encoder": config.encoder, **config.options}
+        makers = [partial(load_signal, name, config.root, options) for name in config.signals]
+        signals = [make() for make in makers]
+        for signal in signals:
+            claim(
+                _folder(config.root, signal), _stamp(signal, manifest), overwrite=config.overwrite
+            )
+        num_shards = {
+            signal.name: _score(config, manifest, signal, make)
+            for signal, make in zip(signals, makers, strict=True)
+        }
+    return Summary(
+        stage="score",
+        num_in=manifest.num_samples,
+        num_out=manifest.num_samples,
+        counts={signal.name: manifest.num_samples for signal in signals},
+        seconds=watch.seconds,
+        outputs={signal.name: _folder(config.root, signal) for signal in signals},
+        details={"shards scored now": num_shards},
+    )
+
+
+def load_signal(reference: str, root: str, options: Options) -> Signal:
+    """The signal that a shipped name or "module:Class" stands for, made for this corpus."""
+    target = SIGNALS.get(reference, reference)
+    module_name, colon, class_name = target.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"signals {reference!r}: no such signal (there are: {', '.join(SIGNALS)}); "
+            "name one of these, or one of your own as module:Class"
+        )
+    try:
+        make = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(
+            f"signals {reference!r}: no module {error.name!r}; expected module:Class that Python "
+            "can import: is it installed, or in the folder you start from?"
+        ) from None
+    except AttributeError:
+        raise ConfigError(
+            f"signals {reference!r}: module {module_name} has no {class_name!r}; expected the "
+            "name of a class in it"
+        ) from None
+    return cast(Signal, make(root, options))
+
+
+def _score(config: Config, manifest: Manifest, signal: Signal, make: Callable[[], Signal]) -> int:
+    """Score the shards that have no values yet; returns how many there were."""
+    folder = _folder(config.root, signal)
+    done = set(storage.list_names(folder))
+    missing = [shard for shard in manifest.shards if f"{shard.name}.parquet" not in done]
+    failed = {}
+    for outcome in map_on_workers(
+        partial(_make_worker, make, config.root),
+        missing,
+        workers=config.workers,
+        description=f"score {signal.name}",
+        unit="samples",
+        size=lambda shard: shard.num_samples,
+    ):
+        if outcome.error:
+            failed[outcome.item.name] = outcome.error
+    if failed:
+        names = ", ".join(sorted(failed))
+        raise ShortfallError(
+            f"score {signal.name}: {len(failed)} of {len(manifest.shards)} shards failed ({names}; "
+            f"first error: {failed[min(failed)]}); run the command again to score only these"
+        )
+    _publish_manifest(folder, signal, manifest)
+    return len(missing)
+
+
+def _make_worker(make: Callable[[], Signal], root: str) -> Callable[[Shard], None]:
+    return partial(_score_shard, make(), root)
+
+
+def _score_shard(signal: Signal, root: str, shard: Shard) -> None:
+    table = signal(shard)
+    declared = ["uid", *signal.schema.names]
+    if table.column_names != declared or table.num_rows != shard.num_samples:
+        raise ConfigError(
+            f"signal {signal.name}: gave {table.num_rows} rows of {', '.join(table.column_names)} "
+            f"for shard {shard.name}, expected {shard.num_samples} rows of {', '.join(declared)}"
+        )
+    identity = json.dumps(signal.identity(), sort_keys=True)
+    metadata = {"carrara.signal": signal.name, "carrara.identity": identity}
+    write_columns(root, signal.name, shard.name, table.replace_schema_metadata(metadata))
+
+
+def _publish_manifest(folder: str, signal: Signal, manifest: Manifest) -> None:
+    names = [f"{shard.name}.parquet" for shard in manifest.shards]
+    record = {
+        "signal": signal.name,
+        "identity": signal.identity(),
+        "corpus_digest": manifest.digest,
+        "files": {name: storage.sha256(storage.join(folder, name)) for name in names},
+    }
+    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    storage.publish_text(storage.join(folder, "manifest.json"), text)
+
+
+def _folder(root: str, signal: Signal) -> str:
+    return storage.join(root, "columns", signal.name)
+
+
+def _stamp(signal: Signal, manifest: Manifest) -> Stamp:
+    identity = signal.identity()
+    return Stamp(
+        stage="score",
+        input_digest=manifest.digest,
+        config_digest=digest_of([signal.name, identity]),
+        config=identity,
+    )

@@ -1,0 +1,188 @@
+"""What tests share: a real S3 server, and a little corpus of real pictures."""
+
+import csv
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.corpus import (
+    ROW_SCHEMA,
+    SUCCESS,
+    Manifest,
+    Sample,
+    Shard,
+    sample_uid,
+    write_manifest,
+    write_shard,
+)
+
+EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A SeaweedFS server with its S3 gateway, and the environment that points S3 clients to it.
+
+    The environment is set before any Ray of the test run starts, so that its workers inherit it.
+    """
+    weed = Path(sysconfig.get_path("scripts")) / "weed"
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    ports = _free_ports(4)
+    names = ("master.port", "volume.port", "filer.port", "s3.port")
+    command = [str(weed), "server", f"-dir={folder}", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
+    command += ["-volume.max=20", "-master.volumeSizeLimitMB=256"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    endpoint = f"http://127.0.0.1:{ports[-1]}"
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        _wait_until_it_answers(endpoint, folder / "log")
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty bucket of the test's own."""
+    import s3fs
+
+    name = f"test-{abs(hash(request.node.nodeid)):x}"
+    s3fs.S3FileSystem(endpoint_url=s3_endpoint, skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}"
+
+
+def _free_ports(num: int) -> list[int]:
+    """Ports that are free, and whose gRPC twins 10,000 above are free too, as SeaweedFS needs."""
+    found: list[int] = []
+    candidate = 20_000 + os.getpid() % 10_000
+    while len(found) < num:
+        candidate += 1
+        if all(_is_free(port) for port in (candidate, candidate + 10_000)):
+            found.append(candidate)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _wait_until_it_answers(endpoint: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(endpoint, timeout=2).close()
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError(f"SeaweedFS did not start:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def make_corpus() -> Callable[..., Manifest]:
+    """make_corpus(root, num_shards=2, num_samples=12) writes a corpus of emoji at `root`.
+
+    Each shard also has one row that failed.
+    """
+
+    def make(root: str, num_shards: int = 2, num_samples: int = 12) -> Manifest:
+        pictures = _pictures(num_shards * num_samples)
+        shards = [
+            _make_shard(root, f"{i:05d}", pictures[i * num_samples : (i + 1) * num_samples])
+            for i in range(num_shards)
+        ]
+        manifest = Manifest(
+            stage="download",
+            config={},
+            config_digest="0" * 16,
+            input_digest="0" * 16,
+            shards=shards,
+            counts={SUCCESS: num_shards * num_samples, "failed_to_download": num_shards},
+        )
+        write_manifest(root, manifest)
+        return manifest
+
+    return make
+
+
+@pytest.fixture
+def small_corpus(tmp_path: Path, make_corpus: Callable[..., Manifest]) -> str:
+    """The root of a fresh corpus: 2 shards of 12 emoji each, and 2 rows that failed."""
+    root = str(tmp_path / "corpus")
+    make_corpus(root)
+    return root
+
+
+def _pictures(num: int) -> list[tuple[str, bytes]]:
+    """(caption, JPEG) of the first emoji."""
+    with (EMOJI / "captions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[:num]
+    with zipfile.ZipFile(EMOJI / "pictures.zip") as archive:
+        return [(row["caption"], _jpeg(archive.read(row["file_name"]))) for row in rows]
+
+
+def _jpeg(png: bytes) -> bytes:
+    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    page = Image.new("RGBA", picture.size, "white")
+    page.alpha_composite(picture)
+    out = io.BytesIO()
+    page.convert("RGB").save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+def _make_shard(root: str, name: str, pictures: list[tuple[str, bytes]]) -> Shard:
+    samples, rows = [], []
+    for i, (caption, image) in enumerate(pictures):
+        row = _row(f"{name}{i:04d}", caption, image)
+        rows.append(row)
+        samples.append(Sample(row["key"], row["uid"], caption, image, "jpg", row))
+    rows.append(_row(f"{name}{len(pictures):04d}", "a picture that is gone", None))
+    stats = {"count": len(rows), "successes": len(samples)}
+    return write_shard(root, name, samples, pa.Table.from_pylist(rows, ROW_SCHEMA), stats)
+
+
+def _row(key: str, caption: str, image: bytes | None) -> dict[str, Any]:
+    url = f"https://example.org/{key}.png"
+    row: dict[str, Any] = dict.fromkeys(ROW_SCHEMA.names)
+    row |= {"key": key, "uid": sample_uid(url, caption), "url": url, "caption": caption}
+    if image is None:
+        return row | {"status": "failed_to_download", "error_message": "HTTP 404"}
+    sha256 = hashlib.sha256(image).hexdigest()
+    sizes = {"width": 64, "height": 64, "original_width": 640, "original_height": 480}
+    return row | sizes | {"status": SUCCESS, "sha256": sha256}

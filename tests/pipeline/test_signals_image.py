@@ -1,0 +1,52 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from pipeline.corpus import read_manifest
+from pipeline.signals.image import ImageSignal, entropy, share_of_border, sharpness
+
+
+def test_entropy_of_equally_many_levels_is_their_logarithm() -> None:
+    levels = np.arange(16, dtype=np.uint8).repeat(16).reshape(16, 16)
+    assert entropy(levels) == pytest.approx(4.0)
+    assert entropy(np.full((8, 8), 7, np.uint8)) == 0
+
+
+def test_blurring_lowers_sharpness() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    blurred = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)))
+    assert sharpness(blurred) < sharpness(noise) / 10
+
+
+def test_border_is_the_area_around_the_content() -> None:
+    page = np.full((100, 100), 255, np.uint8)
+    page[25:75, 25:75] = 0
+    assert share_of_border(page) == pytest.approx(0.75)
+    assert share_of_border(np.full((10, 10), 3, np.uint8)) == 1
+
+
+def test_pictures_smaller_than_the_filter_have_no_sharpness() -> None:
+    assert sharpness(np.zeros((2, 9), np.uint8)) == 0
+
+
+def test_a_shard_gives_sizes_and_pixels_scores(small_corpus: str) -> None:
+    shard = read_manifest(small_corpus).shards[1]
+    table = ImageSignal(small_corpus, {})(shard)
+    assert table.num_rows == shard.num_samples
+    assert set(table["original_short_side"].to_pylist()) == {480}
+    assert table["original_aspect"][0].as_py() == pytest.approx(640 / 480)
+    assert all(0 < value < 8 for value in table["entropy"].to_pylist())
+
+
+def test_a_picture_that_cannot_be_decoded_scores_null(tmp_path: Path) -> None:
+    from pipeline.signals.image import _look_at
+
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(out, "PNG")
+    assert _look_at(out.getvalue()[:60])["entropy"] is None
+    assert _look_at(b"<html>")["sharpness"] is None
+    assert not list(tmp_path.iterdir())
