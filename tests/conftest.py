@@ -45,7 +45,8 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     names = ("master.port", "volume.port", "filer.port", "s3.port")
     command = [str(weed), "server", f"-dir={folder}", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
-    command += ["-volume.max=20", "-master.volumeSizeLimitMB=256"]
+    command += ["-volume.max=1000", "-master.volumeSizeLimitMB=64"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # their ports are fixed, and not needed
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     endpoint = f"http://127.0.0.1:{ports[-1]}"
@@ -61,8 +62,8 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _wait_until_it_answers(endpoint, folder / "log")
         yield endpoint
     finally:
-        server.terminate()
-        server.wait(timeout=30)
+        server.kill()  # what it holds is thrown away
+        server.wait()
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -1,0 +1,84 @@
+"""Items over real Ray workers: all done once, failures named, lost workers replaced."""
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from infra.cluster import Workers, map_on_workers
+from infra.errors import InputError
+
+
+def make_square() -> Callable[[int], int]:
+    return lambda number: number * number
+
+
+def make_refusing() -> Callable[[int], int]:
+    def refuse_three(number: int) -> int:
+        if number == 3:
+            raise InputError("3: not wanted; leave it out")
+        return number
+
+    return refuse_three
+
+
+def make_dying_once(folder: Path) -> Callable[[int], int]:
+    def die_once(number: int) -> int:
+        mark = folder / "died"
+        if number == 5 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    return die_once
+
+
+def make_always_failing() -> Callable[[int], int]:
+    def fail(number: int) -> int:
+        raise RuntimeError(f"broken on {number}\nsecond line")
+
+    return fail
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_every_item_comes_back_once(local: bool) -> None:
+    workers = Workers(num_workers=2, local=local)
+    outcomes = map_on_workers(
+        make_square, range(20), workers=workers, description="square", unit="numbers"
+    )
+    results = {outcome.item: outcome.result for outcome in outcomes}
+    assert results == {number: number * number for number in range(20)}
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_an_item_that_cannot_be_used_is_named_and_the_rest_goes_on(local: bool) -> None:
+    workers = Workers(num_workers=2, local=local)
+    outcomes = list(
+        map_on_workers(
+            make_refusing, range(6), workers=workers, description="refuse", unit="numbers"
+        )
+    )
+    assert len(outcomes) == 6
+    assert [(o.item, o.error) for o in outcomes if o.error] == [(3, "3: not wanted; leave it out")]
+
+
+def test_an_item_whose_worker_is_killed_is_done_by_the_next(tmp_path: Path) -> None:
+    outcomes = map_on_workers(
+        partial(make_dying_once, tmp_path),
+        range(8),
+        workers=Workers(num_workers=2),
+        description="die",
+        unit="numbers",
+    )
+    assert sorted(outcome.result or 0 for outcome in outcomes) == list(range(8))
+    assert (tmp_path / "died").exists()
+
+
+def test_an_item_that_keeps_failing_ends_as_an_error_in_one_line() -> None:
+    (outcome,) = map_on_workers(
+        make_always_failing, [1], workers=Workers(num_workers=1), description="x", unit="numbers"
+    )
+    assert outcome.error == "RuntimeError: broken on 1"

@@ -1,0 +1,39 @@
+"""Settings: immutable, strict, and with a digest of what decides the output."""
+
+from typing import Annotated
+
+import pytest
+from pydantic import ValidationError
+
+from infra.config import EXECUTION_ONLY, POSITIONAL, Settings, StageConfig
+
+
+class Nested(Settings):
+    depth: int = 2
+
+
+class Config(StageConfig):
+    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    image_size: int = 64
+    nested: Nested = Nested()
+    num_threads: Annotated[int, EXECUTION_ONLY] = 1
+
+
+def test_digest_changes_with_what_decides_the_output() -> None:
+    digest = Config(root="a").digest()
+    assert Config(root="a", image_size=65).digest() != digest
+    assert Config(root="a", nested=Nested(depth=3)).digest() != digest
+
+
+def test_digest_ignores_where_and_how_fast() -> None:
+    assert Config(root="a").digest() == Config(root="b", num_threads=8).digest()
+
+
+def test_an_unknown_setting_is_an_error() -> None:
+    with pytest.raises(ValidationError, match="image_siez"):
+        Config.model_validate({"root": "a", "image_siez": 3})
+
+
+def test_only_marked_settings_are_positional() -> None:
+    kinds = {name: field.kw_only for name, field in Config.model_fields.items()}
+    assert kinds == {"root": False, "image_size": True, "nested": True, "num_threads": True}

@@ -1,0 +1,81 @@
+"""Files appear whole or not at all, on a disk and on an object store."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from infra import storage
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path)
+    bucket: str = request.getfixturevalue("s3_bucket")
+    return f"{bucket}/{tmp_path.name}"
+
+
+def test_what_is_published_is_read_back(place: str) -> None:
+    url = storage.join(place, "folder", "a.bin")
+    storage.publish_bytes(url, b"marble")
+    assert storage.read_bytes(url) == b"marble"
+    assert storage.size_bytes(url) == 6
+    assert storage.list_names(storage.join(place, "folder")) == ["a.bin"]
+    storage.publish_bytes(url, b"chips")
+    assert storage.read_bytes(url) == b"chips"
+
+
+def test_a_writer_that_fails_leaves_what_was_there(place: str) -> None:
+    url = storage.join(place, "a.bin")
+    storage.publish_bytes(url, b"before")
+
+    def write_half() -> None:
+        with storage.publish(url) as path:
+            path.write_bytes(b"half of the aft")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert storage.read_bytes(url) == b"before"
+    assert storage.list_names(place) == ["a.bin"]
+
+
+def test_the_same_table_gives_the_same_bytes(place: str) -> None:
+    table = pa.table({"uid": ["a", "b"], "score": [0.25, 0.5]})
+    one, other = storage.join(place, "1.parquet"), storage.join(place, "2.parquet")
+    storage.publish_table(one, table)
+    storage.publish_table(other, table)
+    assert storage.sha256(one) == storage.sha256(other)
+    assert storage.read_table(one).equals(table)
+
+
+def test_a_local_copy_has_the_content(place: str) -> None:
+    url = storage.join(place, "a.bin")
+    storage.publish_bytes(url, b"marble")
+    with storage.local_copy(url) as path:
+        assert path.read_bytes() == b"marble"
+
+
+def test_what_is_absent_is_absent(place: str) -> None:
+    url = storage.join(place, "nothing")
+    assert not storage.exists(url)
+    assert storage.list_names(url) == []
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(url)
+    storage.remove(url)
+
+
+def test_removing_a_folder_takes_all_in_it(place: str) -> None:
+    storage.publish_bytes(storage.join(place, "folder", "deep", "a.bin"), b"x")
+    storage.remove(storage.join(place, "folder"))
+    assert not storage.exists(storage.join(place, "folder"))
+
+
+def test_sweep_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    leftover = tmp_path / "shards" / ".00000.tar.1a2b3c4d.partial"
+    leftover.parent.mkdir()
+    leftover.write_bytes(b"half")
+    assert storage.list_names(str(leftover.parent)) == []
+    storage.sweep(str(tmp_path))
+    assert not leftover.exists()
