@@ -1,0 +1,128 @@
+"""A run's checkpoints: whole or not there, on any fsspec URL, readable without pickle.
+
+RUN/checkpoints/step-000500/model.safetensors       the weights
+                            ema.safetensors         their moving average, for sampling
+                            optimizer.safetensors   AdamW's moments, by parameter name
+                            checkpoint.json         step, digests, sha256 of the files; last
+"""
+
+from dataclasses import dataclass
+
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from infra import storage
+from infra.errors import DamagedError, InputError
+
+MANIFEST = "checkpoint.json"
+Tensors = dict[str, Tensor]
+
+
+class CheckpointManifest(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    """Optimizer steps taken."""
+    config_digest: str
+    corpus_digest: str
+    sha256: dict[str, str]
+    """Of every file, by name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    manifest: CheckpointManifest
+    parts: dict[str, Tensors]
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def checkpoint_url(run: str, step: int) -> str:
+    return storage.join(run, "checkpoints", checkpoint_name(step))
+
+
+def save(
+    run: str, step: int, parts: dict[str, Tensors], *, config_digest: str, corpus_digest: str
+) -> None:
+    url = checkpoint_url(run, step)
+    storage.remove(storage.join(url, MANIFEST))  # a damaged one of this step must not outlive it
+    digests = {}
+    for part, tensors in parts.items():
+        name = f"{part}.safetensors"
+        file = storage.join(url, name)
+        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        with storage.publish(file) as path:
+            safetensors.torch.save_file(contiguous, path)
+            digests[name] = storage.sha256(str(path))
+    manifest = CheckpointManifest(
+        step=step, config_digest=config_digest, corpus_digest=corpus_digest, sha256=digests
+    )
+    storage.publish_text(storage.join(url, MANIFEST), manifest.model_dump_json(indent=2) + "\n")
+
+
+def complete_steps(run: str) -> list[int]:
+    """The steps of all checkpoints that were written to their end, oldest first."""
+    folder = storage.join(run, "checkpoints")
+    steps = [
+        int(name.removeprefix("step-"))
+        for name in storage.list_names(folder)
+        if name.startswith("step-") and storage.exists(storage.join(folder, name, MANIFEST))
+    ]
+    return sorted(steps)
+
+
+def load(run: str, step: int, parts: tuple[str, ...] = ("model", "ema", "optimizer")) -> Checkpoint:
+    """Raises InputError where there is none of that step, DamagedError naming a damaged file."""
+    url = checkpoint_url(run, step)
+    try:
+        text = storage.read_text(storage.join(url, MANIFEST))
+        manifest = CheckpointManifest.model_validate_json(text)
+    except FileNotFoundError:
+        have = ", ".join(map(str, complete_steps(run))) or "none"
+        raise InputError(f"{run}: no checkpoint of step {step}; there are: {have}") from None
+    except ValidationError:
+        raise DamagedError(f"checkpoint {url}: {MANIFEST} can't be read") from None
+    return Checkpoint(manifest, {part: _load_part(url, manifest, part) for part in parts})
+
+
+def _load_part(url: str, manifest: CheckpointManifest, part: str) -> Tensors:
+    name = f"{part}.safetensors"
+    file = storage.join(url, name)
+    try:
+        with storage.local_copy(file) as path:
+            if storage.sha256(str(path)) != manifest.sha256[name]:
+                raise DamagedError(f"checkpoint {url}: {name} does not match its sha256")
+            return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise DamagedError(f"checkpoint {url}: {name} is missing") from None
+    except SafetensorError as error:
+        raise DamagedError(f"checkpoint {url}: {name} can't be read ({error})") from None
+
+
+def load_newest(run: str) -> tuple[Checkpoint | None, list[DamagedError]]:
+    """The newest whole checkpoint, if any, and what was wrong with each newer one."""
+    damages = []
+    for step in reversed(complete_steps(run)):
+        try:
+            return load(run, step), damages
+        except DamagedError as error:
+            damages.append(error)
+    return None, damages
+
+
+def prune(run: str, keep_last: int, keep_every: int) -> None:
+    """Remove checkpoints but the `keep_last` newest and those at multiples of `keep_every`."""
+    for step in complete_steps(run)[:-keep_last]:
+        if keep_every and step % keep_every == 0:
+            continue
+        url = checkpoint_url(run, step)
+        storage.remove(storage.join(url, MANIFEST))  # first: a half-removed one is no checkpoint
+        storage.remove(url)

@@ -1,0 +1,91 @@
+"""The noise schedules of the forward process, tabulated in float64.
+
+Symbols are those of Ho et al. 2020 (DDPM), but tables are 0-indexed: row `t` here is the
+paper's step `t + 1`, so `t` runs over 0..T-1 and row 0 is the least noisy.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from infra.errors import ConfigError
+
+MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the cosine schedule's end finite
+
+
+def linear(num_timesteps: int) -> Tensor:
+    """Ho et al. 2020, section 4: 1e-4 to 0.02 over 1000 steps, rescaled for other lengths."""
+    scale = 1000 / num_timesteps
+    return torch.linspace(1e-4 * scale, 0.02 * scale, num_timesteps, dtype=torch.float64)
+
+
+def cosine(num_timesteps: int) -> Tensor:
+    """Nichol & Dhariwal 2021, equation 17, with s = 0.008."""
+    u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
+    alphas_cumprod = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=MAX_BETA)
+
+
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear, "cosine": cosine}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every table a loss or a sampler needs: float64 `[T]`, on the CPU.
+
+    float64, because `1 - alphas_cumprod` at small t is a difference of nearly equal numbers:
+    it loses half its digits in float32 and is exactly 0 in bfloat16.
+    """
+
+    betas: Tensor
+    alphas: Tensor
+    alphas_cumprod: Tensor
+    alphas_cumprod_prev: Tensor  # alphas_cumprod one step earlier; 1 before the first
+    posterior_variance: Tensor  # beta-tilde, DDPM equation 7; 0 at the last step of sampling
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> "Schedule":
+        betas = betas.to(torch.float64)
+        alphas = 1 - betas
+        alphas_cumprod = alphas.cumprod(0)
+        previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
+        posterior_variance = (1 - previous) / (1 - alphas_cumprod) * betas
+        return cls(betas, alphas, alphas_cumprod, previous, posterior_variance)
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.betas)
+
+    def subsequence(self, num_steps: int) -> "tuple[Schedule, list[int]]":
+        """The schedule that visits only `num_steps` evenly spaced timesteps, and which they are.
+
+        The betas are those that keep alphas_cumprod at the visited timesteps
+        (Nichol & Dhariwal 2021, section 4, equation 19).
+        """
+        if not 1 <= num_steps <= self.num_timesteps:
+            raise ConfigError(
+                f"num_steps is {num_steps}: expected 1 to {self.num_timesteps}, "
+                "the number of timesteps of the schedule"
+            )
+        timesteps = torch.linspace(0, self.num_timesteps - 1, num_steps, dtype=torch.float64)
+        if num_steps == 1:
+            timesteps = torch.tensor([self.num_timesteps - 1.0], dtype=torch.float64)
+        visited = timesteps.round().long()
+        kept = self.alphas_cumprod[visited]
+        previous = torch.cat([kept.new_ones(1), kept[:-1]])
+        return Schedule.from_betas(1 - kept / previous), visited.tolist()
+
+
+def make_schedule(name: str, num_timesteps: int) -> Schedule:
+    if name not in SCHEDULES:
+        raise ConfigError(f"schedule is {name!r}: expected one of {', '.join(sorted(SCHEDULES))}")
+    return Schedule.from_betas(SCHEDULES[name](num_timesteps))
+
+
+def gather(table: Tensor, t: Tensor, num_dims: int) -> Tensor:
+    """`table[t]` as float32 `[B, 1, ...]` of `num_dims` dimensions, on the device of `t`."""
+    values = table.float().to(t.device)[t]
+    return values.view(-1, *[1] * (num_dims - 1))
