@@ -10,6 +10,7 @@ the network give the same bytes.
 
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -43,13 +44,18 @@ NUM_NAMED = 5
 """Failed shards or reasons that a message spells out."""
 
 
-class Config(PixelSettings, FetchSettings, StageConfig):
-    """img2dataset's options by its names, where it has them."""
+class Places(StageConfig):
+    """A base of its own, for what is given by its place must come before what is inherited."""
 
     url_list: Annotated[str, POSITIONAL, EXECUTION_ONLY]
     """The list: a parquet, csv, tsv, json or jsonl file (or .gz of it), or a folder of them."""
     root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
     """Where the corpus goes: a folder or an fsspec URL."""
+
+
+class Config(PixelSettings, FetchSettings, Places):
+    """img2dataset's options by its names, where it has them."""
+
     url_column: str = "url"
     """The list's column of URLs."""
     caption_column: str = "caption"
@@ -79,6 +85,7 @@ class Config(PixelSettings, FetchSettings, StageConfig):
 
 
 def run(config: Config) -> Summary:
+    config = config.model_copy(update={"root": _absolute(config.root)})
     with Stopwatch() as watch:
         pairs = open_pairs(
             config.url_list,
@@ -107,26 +114,33 @@ def run(config: Config) -> Summary:
     )
 
 
+def _absolute(url: str) -> str:
+    """A worker on Ray need not have this process's working directory."""
+    return url if "://" in url else str(Path(url).absolute())
+
+
 def _finished(config: Config, input_digest: str) -> Manifest | None:
     """The manifest of this very corpus if it is complete; raises where ROOT holds another."""
-    digests = (input_digest, config.digest())
     root = config.root
+    wanted = (input_digest, config.digest())
     if storage.exists(manifest_url(root)):
         manifest = read_manifest(root)
-        found = (manifest.input_digest, manifest.config_digest)
-        if found == digests:
+        if (manifest.input_digest, manifest.config_digest) == wanted:
+            storage.remove(worklist.folder_url(root))
             return manifest
+        held = f"the corpus of list {manifest.input_digest}, configuration {manifest.config_digest}"
     elif plan := worklist.read_plan(root):
-        found = (plan.input_digest, plan.config_digest)
+        if (plan.input_digest, plan.config_digest) == wanted:
+            return None
+        held = f"the begun corpus of list {plan.input_digest}, configuration {plan.config_digest}"
     elif storage.list_names(storage.join(root, "shards")):
-        found = ("unknown", "unknown")
+        held = "shards that no manifest tells of"
     else:
         return None
-    if found != digests and not config.overwrite:
+    if not config.overwrite:
         raise ConflictError(
-            f"{root}: holds the corpus of list {found[0]} with configuration {found[1]}, not of "
-            f"list {digests[0]} with configuration {digests[1]} ({config.url_list}); choose "
-            "another ROOT or replace it with --overwrite"
+            f"{root}: holds {held}; this is list {wanted[0]} ({config.url_list}), configuration "
+            f"{wanted[1]}; choose another ROOT or replace what is there with --overwrite"
         )
     return None
 
@@ -166,15 +180,20 @@ def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
 
 def _plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
     """The plan of an interrupted run of the same, else a new one in an emptied place."""
-    plan = worklist.read_plan(config.root)
+    root = config.root
+    plan = worklist.read_plan(root)
     if plan and (plan.input_digest, plan.config_digest) == (input_digest, config.digest()):
         return plan
-    storage.remove(manifest_url(config.root))
-    for folder in ("download", *DERIVED):
-        storage.remove(storage.join(config.root, folder))
-    return worklist.write_plan(
-        config.root, pairs, input_digest, config.digest(), config.number_sample_per_shard
+    storage.remove(worklist.folder_url(root))
+    plan = worklist.write_slices(
+        root, pairs, input_digest, config.digest(), config.number_sample_per_shard
     )
+    # The list has been read to its end and can be used: only now is what it replaces removed.
+    storage.remove(manifest_url(root))
+    for folder in DERIVED:
+        storage.remove(storage.join(root, folder))
+    worklist.write_plan(root, plan)
+    return plan
 
 
 def _make_worker(config: Config) -> "ShardDownloader":

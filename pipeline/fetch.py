@@ -8,6 +8,7 @@ X-Robots-Tag is honoured. Reads and writes no files.
 """
 
 import ipaddress
+import logging
 import random
 import socket
 import ssl
@@ -93,6 +94,9 @@ class Fetcher:
     def __init__(self, settings: FetchSettings, num_connections: int = 64) -> None:
         self._settings = settings
         self._allow_hosts = frozenset(host.lower() for host in settings.allow_hosts)
+        # It warns of every odd header and every certificate that does not match: failures that are
+        # counted anyway.
+        logging.getLogger("urllib3").setLevel(logging.CRITICAL)
         context = ssl.create_default_context()
         context.sslsocket_class = _DeadlineTLSSocket
         self._pool = urllib3.PoolManager(
@@ -155,7 +159,7 @@ class Fetcher:
 
     def _receive(self, response: urllib3.BaseHTTPResponse) -> Fetched | Failure:
         settings = self._settings
-        if response.status != 200:
+        if not 200 <= response.status < 300:
             return Failure(
                 f"http {response.status}",
                 retryable=response.status in RETRYABLE_STATUSES,

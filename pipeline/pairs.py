@@ -6,6 +6,7 @@ additional columns asked for; `fault` says why a row is no pair, so that every r
 accounted for. Only .json, which has no end of a row to look for, is held in memory whole.
 """
 
+import csv
 import difflib
 import gzip
 import itertools
@@ -77,7 +78,8 @@ def open_pairs(
         caption_column=caption_column,
         additional_columns=tuple(additional_columns),
     )
-    if not any(table.num_rows for table in pairs.tables()):
+    num_bytes = sum(map(storage.size_bytes, files))
+    if num_bytes == 0 or not any(table.num_rows for table in pairs.tables()):
         raise InputError(f"list {url_list}: empty, expected rows of URLs and captions")
     return pairs
 
@@ -155,16 +157,20 @@ def _read_csv(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table
         return "skip"
 
     delimiter = "\t" if pairs.format == "tsv" else ","
+    first = stream.readline()
+    stream.seek(0)
+    _check_columns(next(csv.reader([first.decode("utf-8-sig")], delimiter=delimiter)), file, pairs)
+    text_columns = (pairs.url_column, pairs.caption_column)
     reader = pyarrow.csv.open_csv(
         stream,
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
         ),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types={pairs.url_column: pa.string(), pairs.caption_column: pa.string()},
+            column_types=dict.fromkeys(text_columns, pa.string()),
+            include_columns=list(dict.fromkeys([*text_columns, *pairs.additional_columns])),
         ),
     )
-    _check_columns(reader.schema.names, file, pairs)
     for batch in reader:
         yield _pair_table(pa.table(batch), pairs)
     if num_malformed:

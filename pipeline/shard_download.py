@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import tempfile
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,10 @@ from pipeline.worklist import DUPLICATE, ShardRecord, Slice, read_slice, write_r
 
 FAILED_TO_DOWNLOAD = "failed_to_download"
 FAILED_TO_RESIZE = "failed_to_resize"
+
+NUM_DECODING = 2
+"""Pictures decoded at once in a worker. One core is kept busy by that; each may take the memory of
+`max_image_area`, which as many as there are threads could not have."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,6 +69,7 @@ class ShardDownloader:
         from img2dataset.downloader import compute_key
 
         self._compute_key: Callable[[int, int, int, int], str] = compute_key
+        self._decoding = threading.Semaphore(NUM_DECODING)
         self._threads = ThreadPoolExecutor(job.thread_count, thread_name_prefix="fetch")
         # It warns of every picture that has no EXIF.
         logging.getLogger("exifread").setLevel(logging.CRITICAL)
@@ -110,7 +116,8 @@ class ShardDownloader:
         fetched = self._fetcher.fetch(row["url"])
         if isinstance(fetched, Failure):
             return _failed(row, FAILED_TO_DOWNLOAD, fetched.reason)
-        picture = self._resize(fetched.data)
+        with self._decoding:
+            picture = self._resize(fetched.data)
         row["sha256"] = hashlib.sha256(fetched.data).hexdigest()
         if isinstance(picture, Rejected):
             return _failed(row, FAILED_TO_RESIZE, picture.reason)
@@ -138,12 +145,16 @@ def in_order(
 ) -> Iterator[Result]:
     """`map` over threads that runs at most `window` items ahead of what has been taken."""
     waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(threads.submit(function, item))
-        if len(waiting) >= window:
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) >= window:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _failed(row: Row, status: str, reason: str) -> _Answer:

@@ -1,9 +1,9 @@
 """The list cut into slices of one shard each, where workers can read them.
 
-    ROOT/download/plan.json           digests of the list and the configuration; written last
-    ROOT/download/duplicates.parquet  row numbers whose (url, caption) came earlier
-    ROOT/download/slices/00000.parquet    url, caption, fault, uid and the additional columns
-    ROOT/download/done/00000.json     the record of a finished shard
+    ROOT/download/slices/00000.parquet  url, caption, fault, uid and the additional columns
+    ROOT/download/duplicates.parquet    row numbers whose (url, caption) came earlier
+    ROOT/download/plan.json             digests of the list and the configuration, after these
+    ROOT/download/done/00000.json       the record of a finished shard
 
 The list is read once, as a stream; memory holds one slice. Duplicates are found by DuckDB over the
 uids, within `DEDUP_MEMORY` and its temporary files. The folder goes when the corpus is complete.
@@ -70,9 +70,10 @@ def read_plan(root: str) -> Plan | None:
     return Plan.model_validate_json(storage.read_text(url)) if storage.exists(url) else None
 
 
-def write_plan(
+def write_slices(
     root: str, pairs: PairList, input_digest: str, config_digest: str, rows_a_slice: int
 ) -> Plan:
+    """Cut the list; nothing counts before `write_plan`."""
     num_rows = 0
     with tempfile.TemporaryDirectory(prefix="carrara-") as spool:
         seen = _SeenPairs(Path(spool))
@@ -82,14 +83,16 @@ def write_plan(
             storage.publish_table(folder_url(root, "slices", f"{index:05d}.parquet"), table)
             num_rows += table.num_rows
         storage.publish_table(folder_url(root, "duplicates.parquet"), seen.duplicates())
-    plan = Plan(
+    return Plan(
         input_digest=input_digest,
         config_digest=config_digest,
         num_rows=num_rows,
         rows_a_slice=rows_a_slice,
     )
+
+
+def write_plan(root: str, plan: Plan) -> None:
     storage.publish_text(folder_url(root, "plan.json"), plan.model_dump_json(indent=2))
-    return plan
 
 
 def slices(root: str, plan: Plan) -> list[Slice]:
