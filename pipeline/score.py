@@ -173,6 +173,7 @@ def _publish_manifest(folder: str, signal: Signal, manifest: Manifest) -> None:
     record = {
         "signal": signal.name,
         "identity": signal.identity(),
+        "config_digest": _stamp(signal, manifest).config_digest,
         "corpus_digest": manifest.digest,
         "files": {name: storage.sha256(storage.join(folder, name)) for name in names},
     }

@@ -1,0 +1,68 @@
+"""What to keep, as SQL: a policy is a TOML file of rules in order, each with its source.
+
+    title = "..."
+    signals = ["caption", "clip"]            # the columns that the rules stand on
+    weight = "1.0"                           # optional: how often a kept sample counts
+
+    [[rules]]
+    name = "caption too short"               # the reason that is given for what it drops
+    keep = "num_characters >= 5"             # true: keep; false or NULL: drop
+    source = "LAION-5B, section 3"           # where the threshold comes from
+
+Reads   policies/<name>.toml (the shipped ones) or any fsspec URL
+"""
+
+import tomllib
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from infra import storage
+from infra.config import Settings, digest_of
+from infra.errors import ConfigError
+
+SHIPPED = Path(__file__).parent / "policies"
+
+
+class Rule(Settings):
+    name: str = Field(min_length=1)
+    keep: str = Field(min_length=1)
+    source: str = ""
+
+
+class Policy(Settings):
+    title: str = ""
+    signals: tuple[str, ...] | None = None
+    """None: whatever has been scored."""
+    weight: str = "1.0"
+    rules: tuple[Rule, ...] = Field(min_length=1)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over what decides the outcome: titles and sources may be reworded."""
+        rules = [[rule.name, rule.keep] for rule in self.rules]
+        return digest_of([rules, self.weight, self.signals])
+
+
+def load_policy(name_or_url: str) -> Policy:
+    """Raises ConfigError where there is no such policy or it isn't one."""
+    shipped = SHIPPED / f"{name_or_url}.toml"
+    url = str(shipped) if shipped.is_file() else name_or_url
+    try:
+        return Policy.model_validate(tomllib.loads(storage.read_text(url)))
+    except (FileNotFoundError, IsADirectoryError):
+        names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.toml")))
+        raise ConfigError(
+            f"policy {name_or_url!r}: no such file, nor a shipped policy (shipped: {names})"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"policy {url}: not TOML ({error})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"policy {url}: {place}: {first['msg']}") from None
+
+
+def policy_of(where: str) -> Policy:
+    """A policy of one rule."""
+    return Policy(rules=(Rule(name=f"not {where}", keep=where, source="--where"),))
