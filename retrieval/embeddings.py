@@ -2,12 +2,166 @@
 
     ROOT/embeddings/<encoder>/img_emb/img_emb_{i}.npy        [n, d] float16, unit rows
                               text_emb/text_emb_{i}.npy      [n, d] float16, unit rows
-                              metadata/metadata_{i}.parquet  uid, image_path (the key), caption, url
+                              metadata/metadata_{i}.parquet  image_path (the key), uid, caption, url
+                              parts/part_{i}.json            what was counted; a shard's last file
                               manifest.json                  written last
 
 `i` is the shard's number; the rows of its three files belong together. Imports no torch.
 """
 
+import io
+import json
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from infra import storage
+from infra.config import digest_of
+from infra.errors import ConflictError, DamagedError, InputError
+from pipeline.corpus import Manifest
+
 EMBEDDED_ENCODER = "Carrara-S/emoji_clipart"
 """Ships with the package: small, for the demo and the tests."""
 DEFAULT_ENCODER = "ViT-B-32/laion2b_s34b_b79k"
+
+SCHEMA_VERSION = 1
+
+Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+_PREFIXES: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
+
+
+class Part(BaseModel):
+    """The embeddings of one shard."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shard: str
+    file_number: str
+    """`i` in the file names, with zeros before it so that names sort as numbers do."""
+    num_rows: int
+    num_undecodable: int
+    """Samples of the shard left out because their picture can't be decoded."""
+    dim: int
+    files: dict[str, str]
+    """sha256 by path within the folder."""
+
+
+class EmbeddingsManifest(BaseModel):
+    """What a folder of embeddings holds and what it was made from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    encoder: str
+    weights_digest: str
+    precision: str
+    dim: int
+    corpus_digest: str
+    counts: dict[str, int]
+    parts: list[Part]
+    files: dict[str, str]
+    """sha256 of every array and table, by path within the folder."""
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that name the embeddings: the same arrays, the same digest."""
+        return digest_of(self.files)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(part.num_rows for part in self.parts)
+
+
+def encoder_slug(encoder: str) -> str:
+    """The encoder's name as the name of a folder."""
+    return encoder.replace("/", "__")
+
+
+def embeddings_url(root: str, encoder: str) -> str:
+    return storage.join(root, "embeddings", encoder_slug(encoder))
+
+
+def array_name(modality: Modality, file_number: str) -> str:
+    prefix = _PREFIXES[modality]
+    return f"{prefix}/{prefix}_{file_number}.npy"
+
+
+def metadata_name(file_number: str) -> str:
+    return f"metadata/metadata_{file_number}.parquet"
+
+
+def part_name(shard_name: str, width: int) -> str:
+    return f"parts/part_{file_number(shard_name, width)}.json"
+
+
+def file_number(shard_name: str, width: int) -> str:
+    return f"{int(shard_name):0{width}d}"
+
+
+def number_width(corpus: Manifest) -> int:
+    """Digits of the largest shard's number: names then sort as numbers do, as readers expect."""
+    return max((len(str(int(shard.name))) for shard in corpus.shards), default=1)
+
+
+def read_embeddings_manifest(root: str, encoder: str, corpus: Manifest) -> EmbeddingsManifest:
+    """Raises InputError where there are none, ConflictError where they are of another corpus."""
+    url = storage.join(embeddings_url(root, encoder), "manifest.json")
+    command = f"`carrara embed {root} --encoder {encoder}`"
+    if not storage.exists(url):
+        raise InputError(f"{root}: no embeddings by {encoder!r}; make them with {command}")
+    manifest = EmbeddingsManifest.model_validate_json(storage.read_text(url))
+    if manifest.corpus_digest != corpus.digest:
+        raise ConflictError(
+            f"{url}: embeddings of another state of the corpus (digest {manifest.corpus_digest}, "
+            f"now {corpus.digest}); make them anew with {command} --overwrite"
+        )
+    return manifest
+
+
+def read_array(folder: str, part: Part, modality: Modality) -> np.ndarray:
+    """[n, d] float16; raises DamagedError if it is not what its manifest says."""
+    name = array_name(modality, part.file_number)
+    url = storage.join(folder, name)
+    try:
+        rows: np.ndarray = np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        raise DamagedError(f"{url}: damaged ({error}); run `carrara embed` again") from None
+    if rows.shape != (part.num_rows, part.dim):
+        raise DamagedError(f"{url}: shape {rows.shape}, expected {(part.num_rows, part.dim)}")
+    return rows
+
+
+def read_metadata(folder: str, part: Part, columns: list[str] | None = None) -> pa.Table:
+    """One row for each row of the part's arrays."""
+    return storage.read_table(storage.join(folder, metadata_name(part.file_number)), columns)
+
+
+def choose_encoder(root: str, folder: Literal["embeddings", "index"], encoder: str | None) -> str:
+    """The encoder asked for, else the only one that ROOT/folder has anything of.
+
+    Raises InputError where there is none, several, or not the one asked for.
+    """
+    have = list_encoders(root, folder)
+    if encoder in have:
+        return encoder
+    stage = {"embeddings": "embed", "index": "index"}[folder]
+    what = {"embeddings": "embeddings", "index": "index"}[folder]
+    if encoder is not None or not have:
+        asked = f" by {encoder!r} (there are: {', '.join(have)})" if have else ""
+        option = f" --encoder {encoder}" if encoder is not None else ""
+        raise InputError(f"{root}: no {what}{asked}; make it with `carrara {stage} {root}{option}`")
+    if len(have) > 1:
+        raise InputError(f"{root}: several encoders: {', '.join(have)}; say which with --encoder")
+    return have[0]
+
+
+def list_encoders(root: str, folder: Literal["embeddings", "index"]) -> list[str]:
+    """Names of the encoders that ROOT/folder has finished work of."""
+    manifest_name = {"embeddings": "manifest.json", "index": "index.json"}[folder]
+    base = storage.join(root, folder)
+    urls = [storage.join(base, slug, manifest_name) for slug in storage.list_names(base)]
+    return [json.loads(storage.read_text(url))["encoder"] for url in urls if storage.exists(url)]

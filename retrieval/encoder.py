@@ -76,6 +76,11 @@ def load_encoder(name: str, device: str = "cpu", precision: Precision = "fp32") 
     return Encoder(name, model.eval(), tokenizer, source.weights, device, precision)
 
 
+def weights_digest(name: str) -> str:
+    """sha256 of the weights that `name` stands for, hex, without loading the model."""
+    return _sha256(_find(name).weights)
+
+
 class Encoder:
     """Pictures and texts in, vectors out; see the module's legend for the shapes."""
 
@@ -109,8 +114,7 @@ class Encoder:
     @cached_property
     def weights_digest(self) -> str:
         """sha256 of the weights file, hex."""
-        with self._weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(self._weights)
 
     @property
     def context_length(self) -> int:
@@ -176,6 +180,11 @@ class Encoder:
 
     def _no_rows(self) -> np.ndarray:
         return np.zeros((0, self.dim), np.float32)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unit_rows(features: torch.Tensor) -> np.ndarray:

@@ -1,0 +1,192 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from infra.cluster import Workers
+from infra.errors import ConflictError, InputError, ShortfallError
+from infra.summary import Summary
+from pipeline.corpus import (
+    Manifest,
+    Sample,
+    iter_samples,
+    read_manifest,
+    read_rows,
+    write_manifest,
+    write_shard,
+)
+from retrieval import embed
+from retrieval.embeddings import (
+    Part,
+    embeddings_url,
+    read_array,
+    read_embeddings_manifest,
+    read_metadata,
+)
+from retrieval.encoder import load_encoder
+from retrieval.pictures import decode_picture
+
+HERE = Workers(local=True)
+
+
+def run(root: str, encoder: str, **settings: Any) -> Summary:
+    settings = {"workers": HERE} | settings
+    return embed.run(embed.Config(root=root, encoder=encoder, **settings))
+
+
+def all_files(folder: str) -> dict[str, bytes]:
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_layout_is_clip_retrievals_and_rows_belong_together(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    summary = run(small_corpus, tiny_encoder, batch_size=5)
+    assert summary.num_in == summary.num_out == 24
+    folder = Path(embeddings_url(small_corpus, tiny_encoder))
+    encoder = load_encoder(tiny_encoder)
+    for i, shard in enumerate(read_manifest(small_corpus).shards):
+        images = np.load(folder / f"img_emb/img_emb_{i}.npy")
+        texts = np.load(folder / f"text_emb/text_emb_{i}.npy")
+        metadata = pq.read_table(folder / f"metadata/metadata_{i}.parquet").to_pylist()
+        assert images.dtype == texts.dtype == np.float16
+        samples = list(iter_samples(small_corpus, shard))
+        expected_images = encoder.encode_images([decode_picture(s.image) for s in samples])
+        expected_texts = encoder.encode_texts([s.caption for s in samples])
+        np.testing.assert_allclose(images, expected_images, atol=1e-3)
+        np.testing.assert_allclose(texts, expected_texts, atol=1e-3)
+        assert [row["uid"] for row in metadata] == [s.uid for s in samples]
+        assert [row["image_path"] for row in metadata] == [s.key for s in samples]
+        assert [row["caption"] for row in metadata] == [s.caption for s in samples]
+
+
+def test_file_names_sort_as_their_numbers(
+    tmp_path: Path, tiny_encoder: str, make_corpus: Callable[..., Manifest]
+) -> None:
+    root = str(tmp_path / "wide")
+    make_corpus(root, num_shards=11, num_samples=1)
+    run(root, tiny_encoder)
+    names = sorted(
+        path.name for path in Path(embeddings_url(root, tiny_encoder), "img_emb").iterdir()
+    )
+    assert names == [f"img_emb_{i:02d}.npy" for i in range(11)]
+
+
+def test_two_ray_workers_write_the_bytes_that_one_process_writes(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    run(small_corpus, tiny_encoder)
+    folder = embeddings_url(small_corpus, tiny_encoder)
+    here = all_files(folder)
+    shutil.rmtree(folder)
+    run(small_corpus, tiny_encoder, workers=Workers(num_workers=2, cpus_per_worker=0.5))
+    assert all_files(folder) == here
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(small_corpus: str, tiny_encoder: str) -> None:
+    run(small_corpus, tiny_encoder)
+    folder = embeddings_url(small_corpus, tiny_encoder)
+    whole = all_files(folder)
+    # As after a kill in the second shard: its arrays may be there, its record is not.
+    Path(folder, "manifest.json").unlink()
+    Path(folder, "parts/part_1.json").unlink()
+    Path(folder, "metadata/metadata_1.parquet").write_bytes(b"half")
+    summary = run(small_corpus, tiny_encoder)
+    assert summary.details["shards embedded now"] == 1
+    assert all_files(folder) == whole
+    assert run(small_corpus, tiny_encoder).details["shards embedded now"] == 0
+
+
+def spoil_a_picture(root: str, key: str) -> None:
+    """Cut one JPEG in its middle, as an encoder that crashed would leave it."""
+    manifest = read_manifest(root)
+    shards = []
+    for shard in manifest.shards:
+        samples = [
+            Sample(s.key, s.uid, s.caption, s.image[: len(s.image) // 2], s.extension, s.metadata)
+            if s.key == key
+            else s
+            for s in iter_samples(root, shard)
+        ]
+        shards.append(write_shard(root, shard.name, samples, read_rows(root, shard), {}))
+    write_manifest(root, manifest.model_copy(update={"shards": shards}))
+
+
+def test_an_undecodable_picture_is_counted_and_has_no_row(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    spoil_a_picture(small_corpus, "000000003")
+    summary = run(small_corpus, tiny_encoder)
+    assert summary.counts == {"embedded": 23, "undecodable picture": 1}
+    corpus = read_manifest(small_corpus)
+    manifest = read_embeddings_manifest(small_corpus, tiny_encoder, corpus)
+    folder = embeddings_url(small_corpus, tiny_encoder)
+    first: Part = manifest.parts[0]
+    assert (first.num_rows, first.num_undecodable) == (11, 1)
+    assert read_array(folder, first, "image").shape == (11, 32)
+    assert "000000003" not in read_metadata(folder, first)["image_path"].to_pylist()
+
+
+def test_a_damaged_shard_is_named_and_the_others_are_kept(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    tar = Path(small_corpus, "shards/00001.tar")
+    tar.write_bytes(tar.read_bytes()[:20_000])
+    with pytest.raises(ShortfallError, match=r"1 of 2 shards failed \(00001; .*damaged"):
+        run(small_corpus, tiny_encoder)
+    folder = Path(embeddings_url(small_corpus, tiny_encoder))
+    assert (folder / "parts/part_0.json").exists()
+    assert not (folder / "manifest.json").exists()
+
+
+def test_other_settings_conflict_until_told_to_overwrite(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    run(small_corpus, tiny_encoder)
+    with pytest.raises(ConflictError, match="precision"):
+        run(small_corpus, tiny_encoder, precision="bf16")
+    run(small_corpus, tiny_encoder, precision="bf16", overwrite=True)
+
+
+def test_embeddings_of_another_state_of_the_corpus_are_refused(
+    small_corpus: str, tiny_encoder: str, make_corpus: Callable[..., Manifest]
+) -> None:
+    run(small_corpus, tiny_encoder)
+    corpus = make_corpus(small_corpus, num_samples=6)
+    with pytest.raises(ConflictError, match="another state of the corpus"):
+        read_embeddings_manifest(small_corpus, tiny_encoder, corpus)
+    with pytest.raises(ConflictError, match="another input"):
+        run(small_corpus, tiny_encoder)
+
+
+def test_an_unknown_encoder_fails_before_anything_is_written(small_corpus: str) -> None:
+    with pytest.raises(InputError, match="nearest"):
+        run(small_corpus, "ViT-B-32/laion")
+    assert not Path(small_corpus, "embeddings").exists()
+
+
+def test_pictures_are_upright_rgb_on_white(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    Image.new("RGBA", (4, 2), (255, 0, 0, 0)).save(path, exif=exif)
+    picture = decode_picture(path.read_bytes())
+    assert (picture.mode, picture.size) == ("RGB", (2, 4))
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_embeddings_go_to_s3_and_come_back(
+    s3_bucket: str, tiny_encoder: str, make_corpus: Callable[..., Manifest]
+) -> None:
+    root = f"{s3_bucket}/corpus"
+    corpus = make_corpus(root, num_shards=1, num_samples=3)
+    run(root, tiny_encoder)
+    manifest = read_embeddings_manifest(root, tiny_encoder, corpus)
+    folder = embeddings_url(root, tiny_encoder)
+    assert read_array(folder, manifest.parts[0], "text").shape == (3, 32)
