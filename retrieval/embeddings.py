@@ -85,6 +85,10 @@ def embeddings_url(root: str, encoder: str) -> str:
     return storage.join(root, "embeddings", encoder_slug(encoder))
 
 
+def index_url(root: str, encoder: str) -> str:
+    return storage.join(root, "index", encoder_slug(encoder))
+
+
 def array_name(modality: Modality, file_number: str) -> str:
     prefix = _PREFIXES[modality]
     return f"{prefix}/{prefix}_{file_number}.npy"
