@@ -9,9 +9,10 @@ RUN/checkpoints/step-000500/model.safetensors       the weights
 from dataclasses import dataclass
 
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from infra import storage
 from infra.errors import DamagedError, InputError
@@ -109,7 +110,7 @@ def _load_part(url: str, manifest: CheckpointManifest, part: str) -> Tensors:
 
 def load_newest(run: str) -> tuple[Checkpoint | None, list[DamagedError]]:
     """The newest whole checkpoint, if any, and what was wrong with each newer one."""
-    damages = []
+    damages: list[DamagedError] = []
     for step in reversed(complete_steps(run)):
         try:
             return load(run, step), damages
@@ -126,3 +127,25 @@ def prune(run: str, keep_last: int, keep_every: int) -> None:
         url = checkpoint_url(run, step)
         storage.remove(storage.join(url, MANIFEST))  # first: a half-removed one is no checkpoint
         storage.remove(url)
+
+
+def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat named tensors: `<parameter>/exp_avg` and so on."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in module.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer_tensors(
+    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    places = {name: i for i, (name, _) in enumerate(module.named_parameters())}
+    state: dict[int, dict[str, Tensor]] = {i: {} for i in places.values()}
+    for full_name, tensor in tensors.items():
+        name, _, key = full_name.rpartition("/")
+        state[places[name]][key] = tensor
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

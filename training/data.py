@@ -92,6 +92,7 @@ class SampleStream:
         self._shuffle_shards = shuffle_shards
         self._cache: OrderedDict[int, _LoadedShard] = OrderedDict()
         self._cache_size_bytes = cache_size_mb * 1_000_000
+        self._latest_epoch: tuple[int, np.ndarray, np.ndarray] | None = None
         self._order: dict[tuple[int, int], np.ndarray] = {}
         self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
 
@@ -128,15 +129,20 @@ class SampleStream:
     def _place(self, index: int) -> tuple[int, int]:
         """Where the `index`-th sample of the endless stream is: (shard, row among the kept)."""
         epoch, index = divmod(index, self.num_samples)
-        shards = random(self._seed, Purpose.SHARDS, epoch).permutation(len(self._counts))
-        ends = self._counts[shards].cumsum()
+        shards, ends = self._epoch(epoch)
         window = int(np.searchsorted(ends, index, side="right")) // self._shuffle_shards
         first = window * self._shuffle_shards
         index -= int(ends[first - 1]) if first else 0
-        shard, row = self._window_order(
-            epoch, window, shards[first : first + self._shuffle_shards]
-        )[index]
+        in_window = shards[first : first + self._shuffle_shards]
+        shard, row = self._window_order(epoch, window, in_window)[index]
         return int(shard), int(row)
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the shards in an epoch, and where in the epoch each one's samples end."""
+        if self._latest_epoch is None or self._latest_epoch[0] != epoch:
+            shards = random(self._seed, Purpose.SHARDS, epoch).permutation(len(self._counts))
+            self._latest_epoch = (epoch, shards, self._counts[shards].cumsum())
+        return self._latest_epoch[1:]
 
     def _window_order(self, epoch: int, window: int, shards: np.ndarray) -> np.ndarray:
         """The shuffled (shard, row) pairs of a window, `[n, 2]`; the last two are remembered."""

@@ -1,0 +1,80 @@
+"""A tiny text tower with random weights, and settings that train in seconds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.cluster import Workers
+from training.config import Config, UNetConfig
+
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 16,
+        "layers": 1,
+        "width": 16,
+        "patch_size": 8,
+        "head_width": 16,
+    },
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+    },
+}
+
+TINY_UNET = UNetConfig(
+    channels=8,
+    channel_mults=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(8,),
+    num_heads=2,
+    dropout=0.1,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of an untrained encoder: a folder as open_clip's own are."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder: Path = tmp_path_factory.mktemp("encoder")
+    config = {"model_cfg": TINY_CLIP, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = open_clip.CLIP(**TINY_CLIP).state_dict()
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    return str(folder)
+
+
+@pytest.fixture
+def tiny_config(small_corpus: str, tiny_text_encoder: str, tmp_path: Path) -> Callable[..., Config]:
+    """tiny_config(**changes): 12 steps of 8 pictures of 16 pixels, in this process."""
+
+    def make(**changes: Any) -> Config:
+        settings: dict[str, Any] = {
+            "root": small_corpus,
+            "run": str(tmp_path / "run"),
+            "encoder": tiny_text_encoder,
+            "image_size": 16,
+            "unet": TINY_UNET,
+            "num_steps": 12,
+            "batch_size": 8,
+            "warmup_steps": 2,
+            "checkpoint_every": 4,
+            "log_every": 2,
+            "workers": Workers(local=True),
+            "threads_per_worker": 1,
+        }
+        return Config(**(settings | changes))
+
+    return make

@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from infra.errors import DamagedError, InputError
+from training.checkpoint import (
+    checkpoint_url,
+    complete_steps,
+    load,
+    load_newest,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    prune,
+    save,
+)
+
+
+def save_step(run: str, step: int) -> None:
+    parts = {name: {"w": torch.full((4,), float(step))} for name in ("model", "ema", "optimizer")}
+    save(run, step, parts, config_digest="c" * 16, corpus_digest="d" * 16)
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    save_step(run, 500)
+    found = load(run, 500)
+    assert found.step == 500
+    assert torch.equal(found.parts["ema"]["w"], torch.full((4,), 500.0))
+    assert sorted(p.name for p in Path(checkpoint_url(run, 500)).iterdir()) == [
+        "checkpoint.json",
+        "ema.safetensors",
+        "model.safetensors",
+        "optimizer.safetensors",
+    ]
+
+
+def test_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_step(str(tmp_path / name), 1)
+    first, second = (Path(checkpoint_url(str(tmp_path / name), 1)) for name in ("a", "b"))
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes()
+
+
+def test_unfinished_checkpoint_does_not_count(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    save_step(run, 1)
+    save_step(run, 2)
+    (Path(checkpoint_url(run, 2)) / "checkpoint.json").unlink()
+    assert complete_steps(run) == [1]
+    newest, damages = load_newest(run)
+    assert newest is not None
+    assert newest.step == 1
+    assert damages == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
+def test_damaged_file_is_named_and_the_one_before_taken(tmp_path: Path, damage: str) -> None:
+    run = str(tmp_path)
+    save_step(run, 1)
+    save_step(run, 2)
+    file = Path(checkpoint_url(run, 2)) / "optimizer.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    match damage:
+        case "truncated":
+            file.write_bytes(data[: len(data) // 2])
+        case "changed":
+            file.write_bytes(data)
+        case "missing":
+            file.unlink()
+    with pytest.raises(DamagedError, match=r"step-000002: optimizer\.safetensors"):
+        load(run, 2)
+    newest, damages = load_newest(run)
+    assert newest is not None
+    assert newest.step == 1
+    assert len(damages) == 1
+
+
+def test_absent_step_names_those_there_are(tmp_path: Path) -> None:
+    save_step(str(tmp_path), 7)
+    with pytest.raises(InputError, match="no checkpoint of step 8; there are: 7"):
+        load(str(tmp_path), 8)
+
+
+def test_prune_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    for step in range(10, 70, 10):
+        save_step(run, step)
+    prune(run, keep_last=2, keep_every=30)
+    assert complete_steps(run) == [30, 50, 60]
+    assert not Path(checkpoint_url(run, 10)).exists()
+
+
+def test_optimizer_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
+    def make() -> tuple[nn.Linear, torch.optim.AdamW]:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 3)
+        return layer, torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+
+    def steps(layer: nn.Linear, optimizer: torch.optim.AdamW, num: int) -> None:
+        for _ in range(num):
+            optimizer.zero_grad()
+            torch.autograd.backward(layer(torch.ones(2, 3)).square().sum())
+            optimizer.step()
+
+    straight, optimizer = make()
+    steps(straight, optimizer, 3)
+    run = str(tmp_path)
+    parts: dict[str, dict[str, torch.Tensor]] = {
+        "model": dict(straight.named_parameters()),
+        "optimizer": optimizer_tensors(straight, optimizer),
+    }
+    save(run, 3, parts, config_digest="", corpus_digest="")
+    steps(straight, optimizer, 2)
+
+    resumed, optimizer = make()
+    found = load(run, 3, ("model", "optimizer"))
+    resumed.load_state_dict(found.parts["model"])
+    load_optimizer_tensors(resumed, optimizer, found.parts["optimizer"])
+    steps(resumed, optimizer, 2)
+    assert torch.equal(resumed.weight, straight.weight)

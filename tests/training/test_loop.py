@@ -1,0 +1,168 @@
+"""The loop in this process and under two of torch.distributed's, without Ray."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from infra import storage
+from infra.errors import CarraraError, ConfigError
+from pipeline.corpus import read_manifest
+from training import loop
+from training.checkpoint import checkpoint_url, complete_steps, load
+from training.config import Config
+from training.log import Metrics, read_events, read_metrics
+from training.record import RunRecord
+from training.train import run
+
+EXACT = ("step", "loss", "grad_norm", "lr")
+
+
+def exact(run: str) -> list[tuple[float, ...]]:
+    return [tuple(line[name] for name in EXACT) for line in read_metrics(run)]
+
+
+def make_record(config: Config) -> RunRecord:
+    return RunRecord(config=config, corpus_digest=read_manifest(config.root).digest)
+
+
+def stop_at(step: int) -> Callable[[Metrics], None]:
+    def on_log(line: Metrics) -> None:
+        if line["step"] >= step:
+            raise KeyboardInterrupt
+
+    return on_log
+
+
+def test_loss_falls_on_a_few_pictures(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(num_steps=80, checkpoint_every=80, learning_rate=5e-3, log_every=10)
+    run(config)
+    losses = [line["loss"] for line in read_metrics(config.run)]
+    assert losses[0] > 0.8
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_interrupted_run_resumes_to_the_same_losses_and_weights(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    straight = tiny_config(run=str(tmp_path / "straight"))
+    run(straight)
+    stopped = tiny_config(run=str(tmp_path / "stopped"))
+    with pytest.raises(KeyboardInterrupt):  # past the checkpoint of step 4
+        loop.train(make_record(stopped), stop_at(6))
+    assert complete_steps(stopped.run) == [4]
+    loop.train(make_record(stopped))
+    assert exact(stopped.run) == exact(straight.run)
+    assert [event["event"] for event in read_events(stopped.run)] == ["start", "resume"]
+    for part in ("model", "ema", "optimizer"):
+        name = f"{part}.safetensors"
+        files = [Path(checkpoint_url(c.run, 12)) / name for c in (straight, stopped)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_damaged_checkpoint_is_told_and_the_one_before_used(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    straight, stopped = (tiny_config(run=str(tmp_path / name)) for name in ("straight", "stopped"))
+    run(straight)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(make_record(stopped), stop_at(10))
+    (Path(checkpoint_url(stopped.run, 8)) / "ema.safetensors").write_bytes(b"short")
+    loop.train(make_record(stopped))
+    assert exact(stopped.run) == exact(straight.run)
+    damage, resume = read_events(stopped.run)[1:]
+    assert "step-000008: ema.safetensors" in damage["message"]
+    assert resume["step"] == 4
+
+
+def test_accumulation_leaves_the_maths_as_it_is(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    unet = tiny_config().unet.model_copy(update={"dropout": 0.0})
+    whole = tiny_config(run=str(tmp_path / "whole"), unet=unet)
+    parts = tiny_config(run=str(tmp_path / "parts"), unet=unet, max_batch_per_worker=3)
+    run(whole)
+    run(parts)
+    for a, b in zip(exact(whole.run), exact(parts.run), strict=True):
+        assert b == pytest.approx(a, rel=1e-4)
+
+
+def test_two_processes_are_one(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    unet = tiny_config().unet.model_copy(update={"dropout": 0.0})
+    alone = tiny_config(run=str(tmp_path / "alone"), unet=unet)
+    pair = tiny_config(run=str(tmp_path / "pair"), unet=unet)
+    run(alone)
+    rendezvous = f"file://{tmp_path}/rendezvous"
+    record = make_record(pair).model_dump_json()
+    multiprocessing.spawn(one_of_two, (rendezvous, record), nprocs=2)  # type: ignore[attr-defined]
+    for a, b in zip(exact(alone.run), exact(pair.run), strict=True):
+        assert b == pytest.approx(a, rel=1e-4)
+    weights = [load(c.run, 12, ("model",)).parts["model"] for c in (alone, pair)]
+    torch.testing.assert_close(weights[1], weights[0], atol=2e-4, rtol=1e-3)
+    assert read_events(pair.run)[0]["num_workers"] == 2
+
+
+def one_of_two(rank: int, rendezvous: str, record: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    loop.train(RunRecord.model_validate_json(record))
+    dist.destroy_process_group()
+
+
+def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tiny_config: Callable[..., Config],
+) -> None:
+    config = tiny_config()
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(make_record(config), stop_at(6))
+    trainer = loop.Trainer(make_record(config), loop.Place.current())
+    trainer.resume()
+    torch.nn.init.constant_(trainer.unet.null_text, math.nan)
+    with pytest.raises(CarraraError, match="the loss is nan at step 5; the checkpoints before"):
+        trainer.run()
+    assert complete_steps(config.run) == [4]
+    assert load(config.run, 4).parts["model"]["null_text"].isfinite().all()
+
+
+def test_learning_rate_warms_up_holds_and_falls_to_zero(
+    tiny_config: Callable[..., Config],
+) -> None:
+    config = tiny_config(num_steps=100, warmup_steps=10, decay_share=0.3, learning_rate=1.0)
+    rates = [loop.learning_rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[50] == rates[70] == 1
+    assert rates[85] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.04
+
+
+def test_draws_are_uniform_in_t_and_new_at_every_step(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(batch_size=20_000, caption_dropout=0.25)
+    shape, cpu = torch.Size((1, 1, 1)), torch.device("cpu")
+    draws = loop.draw(config, 3, shape, cpu)
+    assert draws.t.min() == 0
+    assert draws.t.max() == 999
+    assert draws.t.float().mean().item() == pytest.approx(499.5, abs=8)
+    assert draws.drops_caption.float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.equal(loop.draw(config, 3, shape, cpu).eps, draws.eps)
+    assert not torch.equal(loop.draw(config, 4, shape, cpu).eps, draws.eps)
+    part = draws.part(range(100, 200))
+    assert torch.equal(part.t, draws.t[100:200])
+
+
+def test_batch_that_workers_cannot_share_is_named() -> None:
+    place = loop.Place(0, 3, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="batch_size is 8: expected a multiple of the 3 workers"):
+        place.positions(8)
+
+
+def test_metrics_have_a_line_every_few_steps(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(log_every=3)
+    run(config)
+    lines = storage.read_text(storage.join(config.run, "metrics.jsonl")).splitlines()
+    # Every third step, and every checkpoint's.
+    assert [json.loads(line)["step"] for line in lines] == [3, 4, 6, 8, 9, 12]

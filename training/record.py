@@ -1,0 +1,103 @@
+"""What a RUN is: the file that says which configuration and corpus it belongs to, and its logs.
+
+RUN/run.json        configuration, digests of the corpus and the encoder; written first
+RUN/config.toml     the same configuration, to read and to use again
+RUN/metrics.jsonl   one line every few steps: step, loss, grad_norm, lr, images_per_s, ...
+RUN/events.jsonl    starts, resumes, damaged checkpoints
+"""
+
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from infra import storage
+from infra.config import digest_of
+from infra.errors import ConflictError, DamagedError, InputError
+from training.config import Config
+
+SCHEMA_VERSION = 1
+
+
+class RunRecord(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    config: Config
+    corpus_digest: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is trained. Where the corpus and the run lie does not:
+        the corpus's digest stands for it."""
+        identity = self.config.identity()
+        return {name: identity[name] for name in identity if name not in ("root", "run")}
+
+    @property
+    def config_digest(self) -> str:
+        return digest_of(self.identity)
+
+
+def record_url(run: str) -> str:
+    return storage.join(run, "run.json")
+
+
+def read_record(run: str) -> RunRecord:
+    """Raises InputError where no run is."""
+    try:
+        text = storage.read_text(record_url(run))
+    except FileNotFoundError:
+        raise InputError(
+            f"{run}: no training run here (no run.json); start one with `carrara train ROOT {run}`"
+        ) from None
+    try:
+        return RunRecord.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DamagedError(f"{record_url(run)}: not a run ({place}: {first['msg']})") from None
+
+
+def claim(record: RunRecord) -> None:
+    """Make RUN this record's, or find that it is already; raises ConflictError naming what differs
+    if it is another's."""
+    run = record.config.run
+    if record.config.overwrite:
+        storage.remove(run)
+    if storage.exists(record_url(run)):
+        _check_same(read_record(run), record)
+        return
+    if names := storage.list_names(run):
+        raise ConflictError(
+            f"{run}: not empty and not a training run (it holds {names[0]!r}); give another place, "
+            "or --overwrite to remove what is there"
+        )
+    settings = record.config.model_dump(mode="json", exclude_none=True, exclude={"overwrite"})
+    storage.publish_text(storage.join(run, "config.toml"), tomli_w.dumps({"train": settings}))
+    storage.publish_text(record_url(run), record.model_dump_json(indent=2) + "\n")
+
+
+def _check_same(there: RunRecord, wanted: RunRecord) -> None:
+    run = wanted.config.run
+    remedy = "give another RUN, or --overwrite to remove that one"
+    if there.corpus_digest != wanted.corpus_digest:
+        raise ConflictError(
+            f"{run}: a run on another corpus ({there.config.root}, digest {there.corpus_digest}; "
+            f"{wanted.config.root} has {wanted.corpus_digest}); {remedy}"
+        )
+    old, new = _flat(there.identity), _flat(wanted.identity)
+    different = [
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if different:
+        raise ConflictError(f"{run}: a run of other settings ({'; '.join(different)}); {remedy}")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        flat |= inner if inner is not None else {prefix + name: value}
+    return flat
