@@ -38,6 +38,11 @@ class Settings(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         for field in cls.model_fields.values():
             field.kw_only = POSITIONAL not in field.metadata
+        # As in any signature the positional ones come first, inherited settings after them.
+        fields = cls.__pydantic_fields__
+        ordered = sorted(fields.items(), key=lambda item: bool(item[1].kw_only))
+        fields.clear()
+        fields.update(ordered)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide what is written, as JSON-able values."""

@@ -59,7 +59,7 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         return
     console = Console()
     if summary.table:
-        console.print(_rows(summary.table))
+        console.print(table_of(summary.table))
     counts = ", ".join(f"{num:,} {reason}" for reason, num in summary.counts.items())
     line = (
         f"[bold]{summary.stage}[/]: {summary.num_in:,} {summary.unit} in, {summary.num_out:,} out"
@@ -69,7 +69,8 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         console.print(f"  {name}: {escape(url)}", soft_wrap=True)
 
 
-def _rows(rows: list[dict[str, object]]) -> Table:
+def table_of(rows: list[dict[str, object]]) -> Table:
+    """Rows with the same keys as a table for the terminal."""
     table = Table(box=box.SIMPLE_HEAD)
     for name, value in rows[0].items():
         table.add_column(name, justify="right" if isinstance(value, int | float) else "left")

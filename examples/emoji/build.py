@@ -15,7 +15,9 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any, TypeAlias
 
+Emoji: TypeAlias = dict[str, Any]  # an entry of emoji.json
 HERE = Path(__file__).parent
 COLUMNS = ("file_name", "caption", "keywords", "category")
 
@@ -23,8 +25,9 @@ COLUMNS = ("file_name", "caption", "keywords", "category")
 PROPER = {
     word.lower(): word
     for word in (
-        "American Americas Asia Australia Africa Europe European Christmas David DNA Dharma DVD French Fuji "
-        "Hindu I Japan Japanese Kaaba Latin Liberty Milky Mount OK Orthodox Petri Shinto Tanabata Tokyo"
+        "American Americas Asia Australia Africa Europe European Christmas David DNA Dharma DVD "
+        "French Fuji Hindu I Japan Japanese Kaaba Latin Liberty Milky Mount OK Orthodox Petri "
+        "Shinto Tanabata Tokyo"
     ).split()
 }
 HAIR = {
@@ -52,14 +55,14 @@ def main() -> None:
         json.loads((arguments.package / "emoji.json").read_text("utf-8")),
         key=lambda one: one["sort_order"],
     )
-    with open(HERE / "renames.csv", newline="", encoding="utf-8") as file:
+    with (HERE / "renames.csv").open(newline="", encoding="utf-8") as file:
         renames = {row["short_name"]: row["caption"] for row in csv.DictReader(file)}
     write_captions(arguments.output / "captions.csv", emoji, renames)
     write_pictures(arguments.output / "pictures.zip", arguments.package / "img/google/64", emoji)
 
 
-def write_captions(path: Path, emoji: list[dict], renames: dict[str, str]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
+def write_captions(path: Path, emoji: list[Emoji], renames: dict[str, str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for one in emoji:
@@ -67,7 +70,7 @@ def write_captions(path: Path, emoji: list[dict], renames: dict[str, str]) -> No
             writer.writerow((one["image"], caption, keywords_of(one, caption), one["category"]))
 
 
-def write_pictures(path: Path, folder: Path, emoji: list[dict]) -> None:
+def write_pictures(path: Path, folder: Path, emoji: list[Emoji]) -> None:
     """Stored, not deflated: PNG is compressed already, and a stored zip is the same everywhere."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(one["image"] for one in emoji):
@@ -106,9 +109,11 @@ def spell_out(subject: str, details: str) -> str:
     return f"{verb[subject]} {joined}"
 
 
-def keywords_of(one: dict, caption: str) -> str:
+def keywords_of(one: Emoji, caption: str) -> str:
     """What else the picture is called: its short names and its place in the Unicode order."""
-    names = [re.sub(r"[_-]", " ", name) for name in one["short_names"] if re.search("[a-z]{2}", name)]
+    names = [
+        re.sub(r"[_-]", " ", name) for name in one["short_names"] if re.search("[a-z]{2}", name)
+    ]
     group = re.sub(r"[-&]", " ", one["subcategory"])
     words = [" ".join(text.split()) for text in (*names, group)]
     new = [text for text in dict.fromkeys(words) if text != caption.lower()]

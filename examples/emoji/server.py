@@ -67,14 +67,22 @@ def write_list(path: Path, base_url: str, num_pictures: int | None = None, seed:
 @contextmanager
 def serve(port: int = 0) -> Iterator[str]:
     """Serve the pictures for the length of the `with`; yields the base URL. Port 0: any free."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", port), _Handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+    """Connections that may wait: a downloader opens a hundred at once, the default holds five."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A downloader may hang up whenever it likes; that is no error of the server's."""
 
 
 class _Handler(BaseHTTPRequestHandler):

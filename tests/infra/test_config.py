@@ -34,6 +34,16 @@ def test_an_unknown_setting_is_an_error() -> None:
         Config.model_validate({"root": "a", "image_siez": 3})
 
 
+def test_positional_settings_come_before_inherited_ones() -> None:
+    class Base(Settings):
+        size: int = 1
+
+    class Derived(Base, StageConfig):
+        root: Annotated[str, POSITIONAL]
+
+    assert list(Derived.model_fields) == ["root", "size"]
+
+
 def test_only_marked_settings_are_positional() -> None:
     kinds = {name: field.kw_only for name, field in Config.model_fields.items()}
     assert kinds == {"root": False, "image_size": True, "nested": True, "num_threads": True}
