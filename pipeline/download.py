@@ -122,27 +122,41 @@ def _absolute(url: str) -> str:
 def _finished(config: Config, input_digest: str) -> Manifest | None:
     """The manifest of this very corpus if it is complete; raises where ROOT holds another."""
     root = config.root
-    wanted = (input_digest, config.digest())
-    if storage.exists(manifest_url(root)):
-        manifest = read_manifest(root)
-        if (manifest.input_digest, manifest.config_digest) == wanted:
+    manifest = read_manifest(root) if storage.exists(manifest_url(root)) else None
+    held = manifest or worklist.read_plan(root)
+    if held and _is_of(held, config, input_digest):
+        if manifest:
             storage.remove(worklist.folder_url(root))
-            return manifest
-        held = f"the corpus of list {manifest.input_digest}, configuration {manifest.config_digest}"
-    elif plan := worklist.read_plan(root):
-        if (plan.input_digest, plan.config_digest) == wanted:
-            return None
-        held = f"the begun corpus of list {plan.input_digest}, configuration {plan.config_digest}"
-    elif storage.list_names(storage.join(root, "shards")):
-        held = "shards that no manifest tells of"
-    else:
-        return None
-    if not config.overwrite:
+        return manifest
+    has_shards = bool(storage.list_names(storage.join(root, "shards")))
+    if (held or has_shards) and not config.overwrite:
+        what = _difference(held, config, input_digest) if held else "shards of unknown origin"
         raise ConflictError(
-            f"{root}: holds {held}; this is list {wanted[0]} ({config.url_list}), configuration "
-            f"{wanted[1]}; choose another ROOT or replace what is there with --overwrite"
+            f"{root}: holds {what}; choose another ROOT or replace what is there with --overwrite"
         )
     return None
+
+
+def _is_of(held: Manifest | Plan, config: Config, input_digest: str) -> bool:
+    return (held.input_digest, held.config_digest) == (input_digest, config.digest())
+
+
+def _difference(held: Manifest | Plan, config: Config, input_digest: str) -> str:
+    if held.input_digest != input_digest:
+        return (
+            f"the corpus of another list (digest {held.input_digest}, that of {config.url_list} is "
+            f"{input_digest})"
+        )
+    settings = config.identity()
+    changed = [
+        f"{name} {held.config.get(name)} instead of {settings.get(name)}"
+        for name in sorted({*settings, *held.config})
+        if held.config.get(name) != settings.get(name)
+    ]
+    return (
+        f"this list's corpus with another configuration ({', '.join(changed)}; digest "
+        f"{held.config_digest}, this one's is {config.digest()})"
+    )
 
 
 def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
@@ -181,12 +195,17 @@ def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
 def _plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
     """The plan of an interrupted run of the same, else a new one in an emptied place."""
     root = config.root
-    plan = worklist.read_plan(root)
-    if plan and (plan.input_digest, plan.config_digest) == (input_digest, config.digest()):
-        return plan
+    held = worklist.read_plan(root)
+    if held and _is_of(held, config, input_digest):
+        return held
     storage.remove(worklist.folder_url(root))
-    plan = worklist.write_slices(
-        root, pairs, input_digest, config.digest(), config.number_sample_per_shard
+    rows_a_slice = config.number_sample_per_shard
+    plan = Plan(
+        input_digest=input_digest,
+        config=config.identity(),
+        config_digest=config.digest(),
+        num_rows=worklist.write_slices(root, pairs, rows_a_slice),
+        rows_a_slice=rows_a_slice,
     )
     # The list has been read to its end and can be used: only now is what it replaces removed.
     storage.remove(manifest_url(root))

@@ -216,12 +216,12 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 def _network_failure(error: Exception) -> Failure:
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return Failure("dns", retryable=True)
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return Failure("connection refused", retryable=True)
     if isinstance(error, (TimeoutError, urllib3.exceptions.TimeoutError)):
         return Failure("timeout", retryable=True)
     if isinstance(error, (ssl.SSLError, urllib3.exceptions.SSLError)):
         return Failure("tls")
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return Failure("connection refused", retryable=True)
     if isinstance(error, urllib3.exceptions.DecodeError):
         return Failure("undecodable answer")
     # What is left: the other side went away before the answer's end, or spoke no HTTP.

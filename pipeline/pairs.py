@@ -34,6 +34,8 @@ FORMATS = {
     ".ndjson": "jsonl",
 }
 ROWS_A_BATCH = 10_000
+NUM_NAMED = 20
+"""Columns that a message spells out."""
 
 MALFORMED_ROW = "malformed row"
 NULL_URL = "null url"
@@ -225,8 +227,10 @@ def _check_columns(have: list[str], file: str, pairs: PairList) -> None:
             by_lower_case = {column.lower(): column for column in have}
             near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
             hint = f"; did you mean {option} {by_lower_case[near[0]]}?" if near else ""
+            shown = ", ".join(map(repr, have[:NUM_NAMED])) or "none"
+            more = f" and {len(have) - NUM_NAMED} more" if len(have) > NUM_NAMED else ""
             raise InputError(
-                f"list {file}: no column {name!r}, it has {', '.join(map(repr, have)) or 'none'}; "
+                f"list {file}: no column {name!r}, it has {shown}{more}; "
                 f"name the right one with {option}{hint}"
             )
 

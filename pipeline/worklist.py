@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -46,6 +47,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     input_digest: str
+    config: dict[str, Any]
     config_digest: str
     num_rows: int
     rows_a_slice: int
@@ -70,10 +72,8 @@ def read_plan(root: str) -> Plan | None:
     return Plan.model_validate_json(storage.read_text(url)) if storage.exists(url) else None
 
 
-def write_slices(
-    root: str, pairs: PairList, input_digest: str, config_digest: str, rows_a_slice: int
-) -> Plan:
-    """Cut the list; nothing counts before `write_plan`."""
+def write_slices(root: str, pairs: PairList, rows_a_slice: int) -> int:
+    """Cut the list and return the number of its rows; nothing counts before `write_plan`."""
     num_rows = 0
     with tempfile.TemporaryDirectory(prefix="carrara-") as spool:
         seen = _SeenPairs(Path(spool))
@@ -83,12 +83,7 @@ def write_slices(
             storage.publish_table(folder_url(root, "slices", f"{index:05d}.parquet"), table)
             num_rows += table.num_rows
         storage.publish_table(folder_url(root, "duplicates.parquet"), seen.duplicates())
-    return Plan(
-        input_digest=input_digest,
-        config_digest=config_digest,
-        num_rows=num_rows,
-        rows_a_slice=rows_a_slice,
-    )
+    return num_rows
 
 
 def write_plan(root: str, plan: Plan) -> None:

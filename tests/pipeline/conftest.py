@@ -1,0 +1,196 @@
+"""A web site on 127.0.0.1 with all that a list of URLs meets out there."""
+
+import io
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+NUM_BUSY_ANSWERS = 1
+
+
+@dataclass
+class Site:
+    """`hits` counts the requests by path; a slow site waits so long before each picture."""
+
+    url: str = ""
+    hits: Counter[str] = field(default_factory=Counter)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    slow_s: float = 0.0
+
+    def picture(self, number: int) -> str:
+        return f"{self.url}/picture/{number}.jpg"
+
+    @staticmethod
+    def jpeg(number: int) -> bytes:
+        return jpeg(number)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """/picture/N.jpg, and the bad answers in `_Handler`; a path that isn't there is a 404."""
+    with_site = Site()
+    server = _serve(with_site)
+    with_site.url = f"http://127.0.0.1:{server.server_port}"
+    yield with_site
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def tls_site(tmp_path: Path) -> Iterator[tuple[Site, Path]]:
+    """The same over https, and the certificate that makes it trusted."""
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(_self_signed())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with_site = Site()
+    server = _serve(with_site, context)
+    with_site.url = f"https://127.0.0.1:{server.server_port}"
+    yield with_site, certificate
+    server.shutdown()
+    server.server_close()
+
+
+@cache
+def jpeg(number: int, width: int = 48, height: int = 32) -> bytes:
+    """A picture of its own for every number."""
+    pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are what is tested."""
+
+
+def _serve(site: Site, context: ssl.SSLContext | None = None) -> ThreadingHTTPServer:
+    handler = type("Handler", (_Handler,), {"site": site})
+    server = _QuietServer(("127.0.0.1", 0), handler)
+    if context is not None:
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    site: Site
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        self.site.hits[parts.path] += 1
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        match parts.path.split("/")[1]:
+            case "picture":
+                time.sleep(self.site.slow_s)
+                self._answer(200, jpeg(int(parts.path.split("/")[2].removesuffix(".jpg"))))
+            case "page.jpg":
+                self._answer(200, b"<!doctype html><title>Moved</title>")
+            case "cut.jpg":
+                self._answer(200, jpeg(1)[:-200])
+            case "redirect":
+                self._answer(302, headers={"Location": query["to"]})
+            case "busy":
+                busy = self.site.hits[parts.path] <= NUM_BUSY_ANSWERS
+                self._answer(429 if busy else 200, jpeg(1), {"Retry-After": "0"})
+            case "status":
+                self._answer(int(query["code"]))
+            case "empty":
+                self._answer(200)
+            case "agent":
+                self._answer(200, self.headers["User-Agent"].encode())
+            case "broken":
+                self._head({"Content-Length": "1000"})
+                self.wfile.write(b"short")
+                self.close_connection = True
+            case "declared-large":
+                self._head({"Content-Length": "1000000000"})
+            case "endless":
+                self._chunks(b"x" * 60_000, pause_s=0.0)
+            case "drip":
+                self._chunks(b"x", pause_s=0.1)
+            case "drip-headers":
+                self._drip_headers()
+            case _:
+                self._answer(404, b"not here")
+
+    def _answer(
+        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> None:
+        self._head({"Content-Length": str(len(body))} | (headers or {}), status)
+        self.wfile.write(body)
+
+    def _head(self, headers: dict[str, str], status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in (headers | self.site.headers.get(self.path, {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _chunks(self, chunk: bytes, pause_s: float) -> None:
+        self._head({"Transfer-Encoding": "chunked"})
+        while True:
+            self.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+            time.sleep(pause_s)
+
+    def _drip_headers(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while True:
+            self.wfile.write(b"x")
+            time.sleep(0.1)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def _self_signed() -> bytes:
+    """A key and a certificate for 127.0.0.1, made with a library that Ray brings along."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
