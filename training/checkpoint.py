@@ -142,10 +142,16 @@ def load_optimizer_tensors(
     module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 ) -> None:
     places = {name: i for i, (name, _) in enumerate(module.named_parameters())}
+    parameters = list(module.parameters())
     state: dict[int, dict[str, Tensor]] = {i: {} for i in places.values()}
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition("/")
-        state[places[name]][key] = tensor
+        parameter, moment = parameters[places[name]], tensor
+        if tensor.shape == parameter.shape:
+            # The fused optimizer walks through memory: moments must lie as their parameter does,
+            # which in channels-last is not as the file has them.
+            moment = torch.empty_like(parameter.detach(), dtype=tensor.dtype).copy_(tensor)
+        state[places[name]][key] = moment
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )

@@ -99,7 +99,7 @@ def test_two_processes_are_one(tiny_config: Callable[..., Config], tmp_path: Pat
     run(alone)
     rendezvous = f"file://{tmp_path}/rendezvous"
     record = make_record(pair).model_dump_json()
-    multiprocessing.spawn(one_of_two, (rendezvous, record), nprocs=2)  # type: ignore[attr-defined]
+    multiprocessing.spawn(one_of_two, (rendezvous, record), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     for a, b in zip(exact(alone.run), exact(pair.run), strict=True):
         assert b == pytest.approx(a, rel=1e-4)
     weights = [load(c.run, 12, ("model",)).parts["model"] for c in (alone, pair)]
