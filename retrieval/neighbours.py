@@ -1,0 +1,160 @@
+"""Scores that follow from embeddings: does a caption fit its picture, and better than others would?
+
+Reads   ROOT/embeddings/<encoder>/, and for `neighbours` ROOT/index/<encoder>/ too
+
+`clip` is the cosine of picture and caption. It says little by itself: captions of some kinds lie
+farther from all pictures than captions of others. `neighbours` asks instead how many pictures of
+the corpus lie nearer to the caption than its own picture does: few, if the caption is its
+picture's; any number, if captions were swapped. It costs a few index searches a sample, so a
+corpus twice as large takes twice as long.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.errors import ConfigError, ConflictError
+from pipeline.corpus import SUCCESS, Shard, read_manifest, read_rows
+from pipeline.score import Options
+from retrieval.embeddings import (
+    EmbeddingsManifest,
+    Modality,
+    Part,
+    choose_encoder,
+    embeddings_url,
+    read_array,
+    read_embeddings_manifest,
+    read_metadata,
+)
+
+K_MAX = 200
+"""Ranks are counted up to here; beyond, a caption fits any other picture as well."""
+NEAR_DUPLICATE = 0.99
+"""Cosine from which two pictures, or two captions, count as one, so that a popular picture's many
+copies don't speak against its captions. Float16 copies of one picture reach 0.999."""
+MAX_NEAR_DUPLICATES = 50
+"""Copies looked for; in a corpus with more of one picture, deduplicate first."""
+
+
+class _EmbeddedCorpus:
+    """The corpus's embeddings by one encoder, shard by shard."""
+
+    def __init__(self, root: str, options: Options) -> None:
+        self.root = root
+        corpus = read_manifest(root)
+        self.encoder = choose_encoder(root, "embeddings", options.get("encoder"))
+        self.manifest: EmbeddingsManifest = read_embeddings_manifest(root, self.encoder, corpus)
+        self._folder = embeddings_url(root, self.encoder)
+        self._parts: dict[str, Part] = {part.shard: part for part in self.manifest.parts}
+
+    def identity(self) -> dict[str, Any]:
+        return {"encoder": self.encoder, "embeddings": self.manifest.digest}
+
+    def rows(self, shard: Shard, modality: Modality) -> np.ndarray:
+        """[n, d] float32, unit up to float16."""
+        return read_array(self._folder, self._parts[shard.name], modality).astype(np.float32)
+
+    def columns(self, shard: Shard, values: dict[str, pa.Array]) -> pa.Table:
+        """One row a sample of the shard, null where there is no embedding to score."""
+        embedded = read_metadata(self._folder, self._parts[shard.name], ["uid"])["uid"]
+        rows = read_rows(self.root, shard, ["uid", "status"])
+        uids = rows.filter(pc.equal(rows["status"], SUCCESS))["uid"]
+        places = pc.index_in(uids, value_set=embedded.combine_chunks())
+        taken = {name: array.take(places) for name, array in values.items()}
+        return pa.table({"uid": uids.combine_chunks(), **taken})
+
+
+class ClipSignal:
+    name = "clip"
+    schema = pa.schema([("clip_similarity", pa.float32())])
+
+    def __init__(self, root: str, options: Options) -> None:
+        self._corpus = _EmbeddedCorpus(root, options)
+
+    def identity(self) -> dict[str, Any]:
+        return {"version": 1, **self._corpus.identity()}
+
+    def __call__(self, shard: Shard) -> pa.Table:
+        images, texts = (self._corpus.rows(shard, modality) for modality in ("image", "text"))
+        cosines = np.einsum("nd,nd->n", images, texts)
+        return self._corpus.columns(shard, {"clip_similarity": pa.array(cosines, pa.float32())})
+
+
+class NeighboursSignal:
+    name = "neighbours"
+    schema = pa.schema([("knn_rank_image", pa.int32()), ("knn_rank_text", pa.int32())])
+
+    def __init__(self, root: str, options: Options) -> None:
+        from retrieval.search import Retriever
+
+        self._corpus = _EmbeddedCorpus(root, options)
+        self._k_max = _whole_number(options, "k_max", K_MAX)
+        self._retriever = Retriever.open(root, self._corpus.encoder)
+        indexed = self._retriever.manifest.embeddings_digest
+        if indexed != self._corpus.manifest.digest:
+            raise ConflictError(
+                f"{root}: the index by {self._corpus.encoder!r} is of other embeddings (digest "
+                f"{indexed}, now {self._corpus.manifest.digest}); run `carrara index {root} "
+                f"--encoder {self._corpus.encoder} --overwrite`"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "k_max": self._k_max,
+            "near_duplicate": NEAR_DUPLICATE,
+            "kind": self._retriever.manifest.kind,
+            **self._corpus.identity(),
+        }
+
+    def __call__(self, shard: Shard) -> pa.Table:
+        images, texts = self._corpus.rows(shard, "image"), self._corpus.rows(shard, "text")
+        own_rows = self._starts[shard.name] + np.arange(len(images))
+        ranks = {
+            "knn_rank_image": self._ranks(texts, images, own_rows, "image"),
+            "knn_rank_text": self._ranks(images, texts, own_rows, "text"),
+        }
+        return self._corpus.columns(
+            shard, {name: pa.array(values, pa.int32()) for name, values in ranks.items()}
+        )
+
+    def _ranks(
+        self, queries: np.ndarray, own: np.ndarray, own_rows: np.ndarray, modality: Modality
+    ) -> np.ndarray:
+        """How many rows of the index are nearer to each query than its own is, up to k_max.
+
+        The own row and what is nearly the same as it are not counted.
+        """
+        from retrieval.knn import TIE
+
+        if not len(queries):
+            return np.zeros(0, np.int64)
+        copy_similarities, copies = self._retriever.neighbours(own, MAX_NEAR_DUPLICATES, modality)
+        copies = np.where(copy_similarities > NEAR_DUPLICATE, copies, -1)
+        # As many more as may have to be left out.
+        depth = self._k_max + MAX_NEAR_DUPLICATES + 1
+        similarities, rows = self._retriever.neighbours(queries, depth, modality)
+        own_similarities = np.einsum("nd,nd->n", queries, own)
+        is_nearer = (similarities > own_similarities[:, None] + TIE) & (rows >= 0)
+        is_own = rows == own_rows[:, None]
+        is_copy = (rows[:, :, None] == copies[:, None, :]).any(axis=2)
+        num_nearer: np.ndarray = (is_nearer & ~is_own & ~is_copy).sum(axis=1)
+        return num_nearer.clip(max=self._k_max)
+
+    @cached_property
+    def _starts(self) -> dict[str, int]:
+        from retrieval.search import row_starts
+
+        return row_starts(self._retriever.manifest.parts)
+
+
+def _whole_number(options: Options, name: str, default: int) -> int:
+    text = options.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"options.{name} {text!r}: expected a whole number from 1 on")
+    return int(text)
