@@ -100,4 +100,4 @@ class Config(StageConfig):
     text_cache_captions: int = Field(50_000, ge=0)
     """Corpora with at most this many samples have their captions encoded once, at the start."""
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
-    """Remove whatever RUN holds and start again."""
+    """Remove the run that RUN holds and start again."""

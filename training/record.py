@@ -25,6 +25,8 @@ class RunRecord(BaseModel):
     schema_version: int = SCHEMA_VERSION
     config: Config
     corpus_digest: str
+    encoder_digest: str
+    """sha256 of the encoder's weights."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -62,15 +64,14 @@ def claim(record: RunRecord) -> None:
     """Make RUN this record's, or find that it is already; raises ConflictError naming what differs
     if it is another's."""
     run = record.config.run
-    if record.config.overwrite:
-        storage.remove(run)
     if storage.exists(record_url(run)):
-        _check_same(read_record(run), record)
-        return
+        if not record.config.overwrite:
+            _check_same(read_record(run), record)
+            return
+        storage.remove(run)
     if names := storage.list_names(run):
         raise ConflictError(
-            f"{run}: not empty and not a training run (it holds {names[0]!r}); give another place, "
-            "or --overwrite to remove what is there"
+            f"{run}: not empty and not a training run (it holds {names[0]!r}); give another place"
         )
     settings = record.config.model_dump(mode="json", exclude_none=True, exclude={"overwrite"})
     storage.publish_text(storage.join(run, "config.toml"), tomli_w.dumps({"train": settings}))
@@ -93,6 +94,11 @@ def _check_same(there: RunRecord, wanted: RunRecord) -> None:
     ]
     if different:
         raise ConflictError(f"{run}: a run of other settings ({'; '.join(different)}); {remedy}")
+    if there.encoder_digest != wanted.encoder_digest:
+        raise ConflictError(
+            f"{run}: a run with other weights of encoder {there.config.encoder!r} (sha256 "
+            f"{there.encoder_digest[:16]} there, {wanted.encoder_digest[:16]} now); {remedy}"
+        )
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra import storage
@@ -21,7 +22,6 @@ from infra.config import digest_of
 from infra.errors import CarraraError, ConfigError, ShortfallError
 from infra.progress import Bar, track
 from infra.summary import Stopwatch, Summary
-from pipeline.corpus import read_manifest
 from training.config import Config, UNetConfig
 
 if TYPE_CHECKING:
@@ -36,37 +36,68 @@ POLL_EVERY_S = 1.0
 def run(config: Config) -> Summary:
     from training.checkpoint import complete_steps
     from training.log import read_events, read_metrics
-    from training.record import RunRecord, claim
+    from training.record import claim
 
-    # Workers have other working directories.
-    places = {name: _absolute(getattr(config, name)) for name in ("root", "run")}
-    config = config.model_copy(update=places)
-    manifest = read_manifest(config.root)
-    record = RunRecord(config=config, corpus_digest=manifest.digest)
-    claim(record)
-    first_step = max(complete_steps(config.run), default=0)
-    complete = first_step == config.num_steps
     with Stopwatch() as watch:
+        # Workers have other working directories.
+        places = {name: _absolute(getattr(config, name)) for name in ("root", "run")}
+        plan = _plan(config.model_copy(update=places))
+        record, config = plan.record, plan.record.config
+        claim(record)
+        first_step = max(complete_steps(config.run), default=0)
+        complete = first_step == config.num_steps
         if not complete:
             storage.sweep(config.run)
             _train(record, first_step)
-    lines = read_metrics(config.run)
     return Summary(
         stage="train",
-        num_in=manifest.num_samples,
+        num_in=plan.num_samples,
         num_out=config.num_steps,
-        unit="samples in, steps out",
+        unit="samples in, steps",
         counts={"steps already done": first_step, "steps now": config.num_steps - first_step},
         seconds=watch.seconds,
         outputs={"run": config.run, "metrics": storage.join(config.run, "metrics.jsonl")},
         details={
             "already_complete": complete,
-            "final": lines[-1],
+            "num_parameters": plan.num_parameters,
+            "final": read_metrics(config.run)[-1],
             "config_digest": record.config_digest,
-            "corpus_digest": manifest.digest,
+            "corpus_digest": record.corpus_digest,
             "resumes": sum(event["event"] == "resume" for event in read_events(config.run)),
         },
     )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    record: "RunRecord"
+    num_samples: int
+    num_parameters: int
+
+
+def _plan(config: Config) -> _Plan:
+    """Finds the user's mistakes before anything is written or a worker is started."""
+    import torch
+
+    from retrieval.encoder import load_encoder
+    from training.loop import make_stream
+    from training.record import RunRecord
+    from training.schedule import make_schedule
+    from training.unet import UNet
+
+    if (num_workers := config.workers.num_workers) is not None:
+        _check_shares(config.batch_size, num_workers)
+    make_schedule(config.schedule, config.num_timesteps)
+    stream = make_stream(config, num_decoders=1)
+    encoder = load_encoder(config.encoder)
+    with torch.device("meta"):
+        unet = UNet(config.unet, config.image_size, encoder.token_width)
+    record = RunRecord(
+        config=config,
+        corpus_digest=stream.manifest.digest,
+        encoder_digest=encoder.weights_digest,
+    )
+    return _Plan(record, stream.num_samples, unet.num_parameters)
 
 
 def _train(record: "RunRecord", first_step: int) -> None:
@@ -166,16 +197,18 @@ def _num_workers(config: Config) -> int:
     import ray
 
     if config.workers.num_workers is not None:
-        num_workers = config.workers.num_workers
-        if num_workers < 1 or config.batch_size % num_workers:
-            raise ConfigError(
-                f"workers.num_workers is {num_workers}: expected a divisor of batch_size, which is "
-                f"{config.batch_size}"
-            )
-        return num_workers
+        return config.workers.num_workers
     have, need = ray.cluster_resources(), _resources(config)
     fits = int(min(have.get(name, 0.0) // amount for name, amount in need.items()))
     return max(n for n in range(1, max(fits, 1) + 1) if config.batch_size % n == 0)
+
+
+def _check_shares(batch_size: int, num_workers: int) -> None:
+    if num_workers < 1 or batch_size % num_workers:
+        raise ConfigError(
+            f"workers.num_workers is {num_workers}: expected a divisor of batch_size, which is "
+            f"{batch_size}"
+        )
 
 
 def _resources(config: Config) -> dict[str, float]:

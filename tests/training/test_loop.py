@@ -28,7 +28,8 @@ def exact(run: str) -> list[tuple[float, ...]]:
 
 
 def make_record(config: Config) -> RunRecord:
-    return RunRecord(config=config, corpus_digest=read_manifest(config.root).digest)
+    digest = read_manifest(config.root).digest
+    return RunRecord(config=config, corpus_digest=digest, encoder_digest="")
 
 
 def stop_at(step: int) -> Callable[[Metrics], None]:
