@@ -13,7 +13,7 @@ EMOJI = Path(__file__).parents[2] / "examples" / "emoji"
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, str]]:
-    with open(EMOJI / "captions.csv", newline="", encoding="utf-8") as file:
+    with (EMOJI / "captions.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -39,7 +39,8 @@ def test_captions_are_distinct_and_readable(rows: list[dict[str, str]]) -> None:
     assert len({caption.lower() for caption in captions}) == len(captions)
     for caption in captions:
         assert 2 <= len(caption) <= 80, caption
-        assert caption == caption.strip() and "_" not in caption, caption
+        assert caption == caption.strip(), caption
+        assert "_" not in caption, caption
         assert not caption.isupper() or len(caption) < 4, caption
     assert "flag of Egypt" in captions
     assert "grinning face" in captions
