@@ -20,6 +20,7 @@ import webdataset
 from PIL import Image
 from pydantic import ValidationError
 
+from infra import storage
 from infra.cluster import Workers
 from infra.errors import ConflictError, InputError, ShortfallError
 from infra.summary import Summary
@@ -259,6 +260,22 @@ def test_nothing_but_the_corpus_is_left_behind(
         f"shards/0000{i}{suffix}" for i in (0, 1) for suffix in (".tar", ".parquet", "_stats.json")
     }
     assert files == {"manifest.json", "shards"} | shards
+
+
+def test_list_and_corpus_may_be_on_s3(site: "Site", s3_bucket: str, tmp_path: Path) -> None:
+    settings = config(tmp_path, pictures(site, 6), "local")
+    storage.publish_bytes(f"{s3_bucket}/list.parquet", Path(settings.url_list).read_bytes())
+    local = run(settings)
+    there = {"url_list": f"{s3_bucket}/list.parquet", "root": f"{s3_bucket}/corpus"}
+    remote = run(settings.model_copy(update=there))
+    assert remote.details["corpus_digest"] == local.details["corpus_digest"]
+    # SeaweedFS lists a folder for a while after the last file in it is gone.
+    assert storage.list_names(f"{s3_bucket}/corpus/download/slices") == []
+    assert len(storage.list_names(f"{s3_bucket}/corpus/shards")) == 6
+    assert run(settings.model_copy(update=there)).counts == {"success": 6}
+    assert max(site.hits.values()) == 2
+    with pytest.raises(ConflictError):
+        run(settings.model_copy(update=there | {"image_size": 16}))
 
 
 # The same bytes
