@@ -38,7 +38,7 @@ class Config(StageConfig):
     """A part of the corpus and a shorter training: under four minutes on two cores."""
 
 
-def run(config: Config) -> Summary:
+def run(config: Config = Config()) -> Summary:
     from examples.emoji.server import serve
 
     folder = Path(config.folder or ("demo-fast" if config.fast else "demo"))
@@ -108,8 +108,9 @@ def check_planted(folder: Path) -> list[dict[str, object]]:
         FROM '{folder / "pairs.parquet"}' LEFT JOIN fate USING (url, caption)
         WHERE planted <> '' GROUP BY planted ORDER BY planted
     """
-    relation = duckdb.sql(faults)
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    found = duckdb.execute(faults)
+    names = [column[0] for column in found.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def stage_rows(folder: Path) -> list[dict[str, object]]:
