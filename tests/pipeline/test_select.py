@@ -207,7 +207,7 @@ def test_every_shipped_rule_cites_its_source_and_runs(scored: str, name: str) ->
 
 COLUMNS: dict[str, dict[str, float]] = {
     "clip": {"clip_similarity": 0.3},
-    "neighbours": {"neighbour_rank": 1},
+    "neighbours": {"knn_rank_image": 1, "knn_rank_text": 1},
 }
 
 

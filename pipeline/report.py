@@ -1,0 +1,317 @@
+"""The corpus, what was done to it and what was learned from it, as one offline page.
+
+    carrara report ROOT --selection good --packed OUT --run RUN --query query.png --output r.html
+
+Reads   ROOT/manifest.json, ROOT/runs/, ROOT/columns/, ROOT/selections/; OUT/manifest.json and
+        OUT/runs/; RUN/metrics.jsonl, RUN/samples/*.png, RUN/runs/; the pictures given by path
+Writes  report.html: no script, no request, every picture within it
+
+A section whose input isn't there is left out. Large corpora are looked at through evenly spaced
+shards, and the page says so.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import fsspec
+import jinja2
+import numpy as np
+import pyarrow as pa
+
+from infra import storage
+from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
+from infra.errors import InputError
+from infra.progress import track
+from infra.summary import Stopwatch, Summary
+from pipeline import charts, gallery
+from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, selection_url
+from pipeline.policy import Policy
+
+Section = dict[str, Any]
+"""What the template draws; empty: leave the section out."""
+
+
+class Config(StageConfig):
+    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    """The corpus: a folder or an fsspec URL."""
+    output: Annotated[str | None, EXECUTION_ONLY] = None
+    """Where the page goes; none: ROOT/report.html."""
+    title: str | None = None
+    """The page's heading; none: the corpus folder's name."""
+    selection: str | None = None
+    """The selection to show; none: the only one there is."""
+    packed: Annotated[str | None, EXECUTION_ONLY] = None
+    """The corpus that was packed from it."""
+    run: Annotated[str | None, EXECUTION_ONLY] = None
+    """The training run to show."""
+    query: Annotated[tuple[str, ...], EXECUTION_ONLY] = ()
+    """Contact sheets of searches, as pictures."""
+    samples: Annotated[tuple[str, ...], EXECUTION_ONLY] = ()
+    """Sampled pictures; none: RUN/samples/*.png."""
+    strip: Annotated[tuple[str, ...], EXECUTION_ONLY] = ()
+    """Denoising strips; none: those of RUN/samples/*.png with "strip" in their names."""
+    show: Annotated[tuple[str, ...], EXECUTION_ONLY] = ()
+    """Samples by uid, to show with what became of them."""
+
+
+def run(config: Config) -> Summary:
+    with Stopwatch() as watch, track("report", 4, "parts") as bar:
+        manifest = read_manifest(config.root)
+        corpus = _corpus_sections(config, manifest)
+        bar.advance(2)
+        page = {
+            "title": config.title or _name(config.root),
+            "digests": _digests(config, manifest),
+            "stages": _stages(config, manifest),
+            "sheets_of_queries": [_embedded(url) for url in config.query],
+            "training": _training(config.run),
+            **corpus,
+            **_sampled(config),
+        }
+        bar.advance(1)
+        output = config.output or storage.join(config.root, "report.html")
+        storage.publish_text(output, _render(page))
+        bar.advance(1)
+    return Summary(
+        stage="report",
+        num_in=manifest.num_samples,
+        num_out=manifest.num_samples,
+        seconds=watch.seconds,
+        outputs={"page": output},
+        details={"size_bytes": storage.size_bytes(output)},
+    )
+
+
+def _render(page: Section) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": charts.number, "size": _readable_size}
+    return environment.get_template("report.html").render(page)
+
+
+# The corpus and its selection
+
+
+def _corpus_sections(config: Config, manifest: Manifest) -> Section:
+    from pipeline.select import read_signals
+
+    name = _selection_name(config)
+    signals = read_signals(config.root, manifest, None)
+    selection = read_selection(config.root, name) if name else None
+    record = _read_record(config.root, name)
+    policy = Policy.model_validate(record["policy"]) if record else None
+    rows = gallery.sample_rows(config.root, manifest, list(signals), selection)
+    kept, dropped = gallery.examples(config.root, manifest, rows, policy)
+    return {
+        "policy": policy,
+        "funnel": _funnel(manifest, policy, record),
+        "histograms": list(_histograms(rows, policy)),
+        "kept": kept,
+        "dropped": dropped,
+        "shown": gallery.look_up(config.root, manifest, list(signals), selection, config.show),
+        "num_rows_seen": rows.num_rows,
+        "num_samples": manifest.num_samples,
+    }
+
+
+def _selection_name(config: Config) -> str | None:
+    if config.selection is not None:
+        return config.selection
+    names = storage.list_names(storage.join(config.root, "selections"))
+    names = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
+    if len(names) > 1:
+        raise InputError(
+            f"{config.root}: several selections: {', '.join(names)}; say which with --selection"
+        )
+    return names[0] if names else None
+
+
+def _read_record(root: str, selection: str | None) -> Section:
+    if selection is None:
+        return {}
+    return tomllib.loads(storage.read_text(selection_url(root, selection, ".toml")))
+
+
+def _funnel(manifest: Manifest, policy: Policy | None, record: Section) -> list[Section]:
+    """Step by step: how many are left, how many went, why, and where that threshold is from."""
+    total = max(sum(manifest.counts.values()), manifest.num_samples, 1)
+    steps = []
+
+    def step(label: str, gone: int, left: int, source: str = "", kind: str = "") -> None:
+        shares = {"left_share": 100 * left / total, "gone_share": 100 * gone / total}
+        steps.append({"label": label, "gone": gone, "left": left, "source": source, "kind": kind})
+        steps[-1] |= shares
+
+    left = total
+    step("rows in the list", 0, left, kind="milestone")
+    for reason, num in sorted(manifest.counts.items(), key=lambda one: -one[1]):
+        if reason != SUCCESS:
+            left -= num
+            step(reason.replace("_", " "), num, left, kind="fetch")
+    step("pictures with captions", 0, left, kind="milestone")
+    for rule in policy.rules if policy else ():
+        gone = record["counts"].get(rule.name, 0)
+        left -= gone
+        step(rule.name, gone, left, source=rule.source, kind="rule")
+    if policy:
+        step("kept", 0, left, kind="milestone")
+    return steps
+
+
+def _histograms(rows: pa.Table, policy: Policy | None) -> Iterator[Section]:
+    """Of every score that a rule looks at: what it kept and what it dropped."""
+    if policy is None:
+        for column in gallery.score_columns(rows):
+            yield from _histogram(column, "", gallery.values(rows, column), np.empty(0))
+        return
+    for index, rule in enumerate(policy.rules):
+        passed, failed = gallery.split(rows, policy, index)
+        for column in gallery.columns_of(rule, rows):
+            yield from _histogram(
+                column, rule.keep, gallery.values(passed, column), gallery.values(failed, column)
+            )
+
+
+def _histogram(
+    column: str, rule: str, passed: charts.Values, failed: charts.Values
+) -> Iterator[Section]:
+    both = np.concatenate([passed, failed])
+    if np.unique(both).size > 1:  # a column of one value tells nothing
+        yield {
+            "column": column,
+            "rule": rule,
+            "num_failed": failed.size,
+            "num": both.size,
+            "chart": charts.histogram(passed, failed),
+        }
+
+
+# The stages
+
+
+def _stages(config: Config, manifest: Manifest) -> list[Section]:
+    """One line a stage, in the order in which they first ran."""
+    homes = [home for home in (config.root, config.packed, config.run) if home]
+    records = sorted(record for home in homes for record in _records(home))
+    lines: dict[str, Section] = {}
+    for _, text in records:
+        summary = json.loads(text)
+        before = lines.get(summary["stage"])
+        # A second run of a finished stage takes no time: show the one that did the work.
+        if before and (before["in"], before["out"]) == (summary["num_in"], summary["num_out"]):
+            before["seconds"] = max(before["seconds"], summary["seconds"])
+            continue
+        lines[summary["stage"]] = {
+            "stage": summary["stage"],
+            "in": summary["num_in"],
+            "out": summary["num_out"],
+            "unit": summary["unit"],
+            "seconds": summary["seconds"],
+            "size": _size_of(summary, manifest),
+        }
+    longest = max((line["seconds"] for line in lines.values()), default=0) or 1
+    return [line | {"share": 100 * line["seconds"] / longest} for line in lines.values()]
+
+
+def _records(home: str) -> Iterator[tuple[str, str]]:
+    """(file name, text) of the summaries that commands left."""
+    folder = storage.join(home, "runs")
+    for name in storage.list_names(folder):
+        if name.endswith(".json"):
+            yield name, storage.read_text(storage.join(folder, name))
+
+
+def _size_of(summary: Section, manifest: Manifest) -> int | None:
+    if "size_bytes" in summary["details"]:
+        return int(summary["details"]["size_bytes"])
+    if summary["stage"] == "download":
+        return sum(shard.num_bytes for shard in manifest.shards)
+    sizes = [_total_bytes(url) for url in summary["outputs"].values()]
+    return sum(sizes) or None
+
+
+# The model
+
+
+def _training(run: str | None) -> Section:
+    url = storage.join(run, "metrics.jsonl") if run else ""
+    if not url or not storage.exists(url):
+        return {}
+    lines = [json.loads(line) for line in storage.read_text(url).splitlines()]
+    lines = [line for line in lines if line.get("loss") is not None]
+    if len(lines) < 2:
+        return {}
+    steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+    speeds = [line["images_per_s"] for line in lines if "images_per_s" in line]
+    return {
+        "curve": charts.curve(steps, losses),
+        "num_steps": steps[-1],
+        "first_loss": losses[0],
+        "last_loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
+        "images_per_s": float(np.median(speeds)) if speeds else None,
+    }
+
+
+def _sampled(config: Config) -> Section:
+    """Sampled pictures and denoising strips, those named or those that lie in RUN/samples."""
+    there: list[str] = []
+    if config.run:
+        folder = storage.join(config.run, "samples")
+        names = [name for name in storage.list_names(folder) if name.endswith(".png")]
+        there = [storage.join(folder, name) for name in names]
+    samples = config.samples or [url for url in there if "strip" not in _name(url)]
+    strips = config.strip or [url for url in there if "strip" in _name(url)]
+    return {"samples": list(map(_embedded, samples)), "strips": list(map(_embedded, strips))}
+
+
+# What the sections share
+
+
+def _digests(config: Config, manifest: Manifest) -> list[tuple[str, str]]:
+    digests = [("corpus", manifest.digest), ("list", manifest.input_digest)]
+    record = _read_record(config.root, _selection_name(config))
+    if record:
+        digests.append(("policy", record["policy_digest"]))
+    if config.packed:
+        digests.append(("packed", read_manifest(config.packed).digest))
+    return digests
+
+
+def _embedded(url: str) -> Section:
+    """A picture as a part of the page."""
+    kinds = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "gif": "gif"}
+    kind = kinds.get(url.rpartition(".")[2].lower())
+    if kind is None:
+        raise InputError(f"{url}: not a picture by its name; expected .png, .jpg, .webp or .gif")
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        raise InputError(f"{url}: no such picture; make it first, or leave it out") from None
+    return {"name": _name(url), "source": gallery.data_url(data, kind)}
+
+
+def _total_bytes(url: str) -> int:
+    """Of a file, or of all that is in a folder."""
+    filesystem, path = fsspec.url_to_fs(url, use_listings_cache=False)
+    return int(filesystem.du(path)) if filesystem.exists(path) else 0
+
+
+def _name(url: str) -> str:
+    """The last part of a URL, without an extension."""
+    return url.rstrip("/").rpartition("/")[2].partition(".")[0]
+
+
+def _readable_size(num_bytes: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
