@@ -179,14 +179,3 @@ def test_pictures_are_upright_rgb_on_white(tmp_path: Path) -> None:
     picture = decode_picture(path.read_bytes())
     assert (picture.mode, picture.size) == ("RGB", (2, 4))
     assert picture.getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_embeddings_go_to_s3_and_come_back(
-    s3_bucket: str, tiny_encoder: str, make_corpus: Callable[..., Manifest]
-) -> None:
-    root = f"{s3_bucket}/corpus"
-    corpus = make_corpus(root, num_shards=1, num_samples=3)
-    run(root, tiny_encoder)
-    manifest = read_embeddings_manifest(root, tiny_encoder, corpus)
-    folder = embeddings_url(root, tiny_encoder)
-    assert read_array(folder, manifest.parts[0], "text").shape == (3, 32)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from infra import storage
 from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, InputError
 from infra.summary import Summary
@@ -183,3 +184,17 @@ def test_thumbnails_of_large_pictures_are_small() -> None:
     buffer = io.BytesIO()
     noise.save(buffer, "PNG")
     assert len(query._data_uri(noise)) < 100_000
+
+
+def test_a_corpus_on_s3_is_embedded_indexed_and_searched(
+    s3_bucket: str, tiny_encoder: str, make_corpus: Callable[..., Manifest]
+) -> None:
+    root = f"{s3_bucket}/corpus"
+    make_corpus(root, num_shards=1, num_samples=4)
+    embed.run(embed.Config(root=root, encoder=tiny_encoder, workers=HERE))
+    index.run(index.Config(root=root))
+    summary = run(root, "a face", k=4, png=f"{s3_bucket}/sheet.png", html=f"{s3_bucket}/page.html")
+    assert summary.num_out == 4
+    with storage.open_read(f"{s3_bucket}/sheet.png") as file, Image.open(file) as sheet:
+        assert sheet.format == "PNG"
+    assert storage.read_text(f"{s3_bucket}/page.html").count("<li>") == 4
