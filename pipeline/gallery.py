@@ -28,7 +28,7 @@ THUMBNAIL_SIZE = 128
 """Pixels of the longer side, for screens that show it at 96."""
 
 
-NUM_KEPT = 60
+NUM_KEPT = 54
 """Pictures shown of what was kept."""
 NUM_DROPPED = 18
 """Pictures shown for each reason."""

@@ -119,11 +119,18 @@ def _wait_until_it_answers(endpoint: str, log: Path) -> None:
 def make_corpus() -> Callable[..., Manifest]:
     """make_corpus(root, num_shards=2, num_samples=12) writes a corpus of emoji at `root`.
 
-    Each shard also has one row that failed.
+    Each shard also has one row that failed. `captions` replaces some by their number.
     """
 
-    def make(root: str, num_shards: int = 2, num_samples: int = 12) -> Manifest:
+    def make(
+        root: str,
+        num_shards: int = 2,
+        num_samples: int = 12,
+        captions: dict[int, str] | None = None,
+    ) -> Manifest:
         pictures = _pictures(num_shards * num_samples)
+        for number, caption in (captions or {}).items():
+            pictures[number] = (caption, pictures[number][1])
         shards = [
             _make_shard(root, f"{i:05d}", pictures[i * num_samples : (i + 1) * num_samples])
             for i in range(num_shards)

@@ -1,0 +1,171 @@
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from infra.cluster import Workers
+from infra.errors import InputError
+from infra.summary import Summary
+from pipeline import pack, report, score, select
+from pipeline.corpus import read_manifest, read_rows
+
+
+@pytest.fixture
+def curated(small_corpus: str) -> str:
+    here = Workers(local=True)
+    score.run(score.Config(root=small_corpus, signals=("caption", "image"), workers=here))
+    select.run(select.Config(root=small_corpus, name="long", where="num_words > 2"))
+    return small_corpus
+
+
+class Page(HTMLParser):
+    """What a reader sees and what a browser would fetch."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html, self.headings, self.text, self.images = html, list[str](), "", list[str]()
+        self.open: list[str] = []
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs)["src"] or "")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data.strip())
+            self.open.pop()
+        if self.open[-1:] != ["style"]:
+            self.text += f" {data}"
+
+
+def run(root: str, **settings: Any) -> Page:
+    summary = report.run(report.Config(root=root, **settings))
+    return Page(Path(summary.outputs["page"]).read_text(encoding="utf-8"))
+
+
+def write_png(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 32), "teal").save(path)
+    return str(path)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> str:
+    folder = tmp_path / "run"
+    write_png(folder / "samples" / "captions.png")
+    write_png(folder / "samples" / "strip.png")
+    lines = [{"step": step, "loss": 1 / step, "images_per_s": 99.0} for step in range(1, 30)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(folder)
+
+
+def test_a_bare_corpus_has_no_empty_sections(small_corpus: str) -> None:
+    page = run(small_corpus)
+    assert page.headings == ["What was kept, what went, and why", "Samples"]
+    assert "Of 26 rows in the list, 24 became samples" in page.text
+
+
+def test_every_section_whose_input_is_there_is_shown(
+    curated: str, trained: str, tmp_path: Path
+) -> None:
+    packed = str(tmp_path / "packed")
+    pack.run(pack.Config(root=curated, output=packed, selection="long"))
+    query = write_png(tmp_path / "query.png")
+    write_summary(curated, "download")
+    page = run(curated, packed=packed, run=trained, query=(query,))
+    assert page.headings == [
+        "What the model paints",
+        "What was kept, what went, and why",
+        "The stages",
+        "Kept",
+        "Dropped",
+        "The scores and where the rules cut",
+        "Searching it",
+        "Training",
+    ]
+    for digest in (read_manifest(curated).digest, read_manifest(packed).digest):
+        assert digest in page.text
+    assert "over 29 steps" in page.text
+
+
+def test_the_page_asks_the_network_for_nothing(curated: str, trained: str) -> None:
+    page = run(curated, run=trained)
+    assert page.images
+    assert all(source.startswith("data:image/") for source in page.images)
+    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import|<script|<link""", page.html)
+
+
+def test_the_funnel_adds_up(curated: str) -> None:
+    page = run(curated)
+    kept = select.run(select.Config(root=curated, name="again", where="num_words > 2")).num_out
+    assert "rows in the list 26 failed to download −2 pictures with captions 24" in page.text
+    assert f"not num_words > 2 --where −{24 - kept} kept {kept}" in page.text
+
+
+def test_dropped_pictures_show_the_score_that_dropped_them(curated: str) -> None:
+    page = run(curated)
+    assert "grinning face num words 2" in page.text
+    assert re.search(r"num_words num_words > 2 drops \d+ of 24 3 ", page.text)
+
+
+def test_samples_are_looked_up_by_uid(curated: str) -> None:
+    rows = read_rows(curated, read_manifest(curated).shards[0]).to_pylist()
+    page = run(curated, show=(rows[0]["uid"],))
+    assert "Looked up" in page.headings
+    assert "grinning face not num_words > 2" in page.text
+    with pytest.raises(InputError, match="no sample has the uid abc"):
+        run(curated, show=("abc",))
+
+
+def test_captions_are_text_never_markup(tmp_path: Path, make_corpus: Any) -> None:
+    root = str(tmp_path / "corpus")
+    make_corpus(root, captions={0: "<script>alert(1)</script> & <b>"})
+    page = run(root)
+    assert "<script>" not in page.html
+    assert "<script>alert(1)</script> & <b>" in page.text
+
+
+def test_a_second_run_of_a_finished_stage_does_not_hide_the_first(curated: str) -> None:
+    write_summary(curated, "download", seconds=12.3, name="1")
+    write_summary(curated, "download", seconds=0.1, name="2")
+    page = run(curated)
+    assert re.search(r"download 26 24 rows 12\.3", page.text)
+
+
+def test_pictures_of_samples_and_strips_can_be_given_by_path(curated: str, tmp_path: Path) -> None:
+    path = write_png(tmp_path / "else.png")
+    assert "From noise to picture" in run(curated, strip=(path,)).text
+    with pytest.raises(InputError, match=r"gone\.png: no such picture"):
+        run(curated, samples=(str(tmp_path / "gone.png"),))
+    with pytest.raises(InputError, match=r"query\.html: not a picture"):
+        run(curated, query=("query.html",))
+
+
+def test_several_selections_need_a_choice(curated: str) -> None:
+    select.run(select.Config(root=curated, name="all", where="true"))
+    with pytest.raises(InputError, match="several selections: all, long"):
+        run(curated)
+    assert "kept 24" in run(curated, selection="all").text
+
+
+def test_thumbnails_are_small_whatever_the_pictures(curated: str) -> None:
+    import base64
+
+    for source in run(curated).images:
+        data = base64.b64decode(source.partition(",")[2])
+        assert max(Image.open(io.BytesIO(data)).size) <= 128
+
+
+def write_summary(root: str, stage: str, seconds: float = 1.0, name: str = "1") -> None:
+    summary = Summary(stage=stage, num_in=26, num_out=24, unit="rows", seconds=seconds)
+    path = Path(root, "runs", f"{name}.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(summary.as_json()))
