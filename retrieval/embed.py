@@ -57,7 +57,7 @@ def run(config: Config) -> Summary:
     """Raises InputError for an encoder that can't be had, ShortfallError naming failed shards."""
     with Stopwatch() as watch:
         corpus = read_manifest(config.root)
-        from retrieval.encoder import weights_digest
+        from retrieval.weights import weights_digest
 
         digest = weights_digest(config.encoder)
         folder = embeddings_url(config.root, config.encoder)

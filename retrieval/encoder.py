@@ -8,15 +8,8 @@ A name that can't be had is an error; no other encoder ever takes its place.
 Shapes: n texts or pictures, d the width of the shared space, L tokens, w the text tower's width.
 """
 
-import difflib
-import hashlib
-import importlib.util
-import os
 import pickle
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,25 +17,16 @@ from typing import Any, Literal
 import numpy as np
 import open_clip
 import torch
-from huggingface_hub import constants as hub
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
 
 from infra.errors import InputError
-from retrieval.embeddings import EMBEDDED_ENCODER
+from retrieval.weights import find_weights, sha256
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-EMBEDDED_FOLDERS = {EMBEDDED_ENCODER: Path(__file__).parent / "models" / "Carrara-S"}
-CONFIG_NAME = "open_clip_config.json"
-WEIGHTS_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""On the hub and in folders, the safe format first; the second is read as tensors only."""
 TEXT_BATCH = 256
 IMAGE_BATCH = 64
-PROBE_TIMEOUT_S = 5.0
-"""The hub's client tries for 46 s where there is no network; so much patience is for downloads."""
 
 
 def load_encoder(name: str, device: str = "cpu", precision: Precision = "fp32") -> "Encoder":
@@ -52,13 +36,13 @@ def load_encoder(name: str, device: str = "cpu", precision: Precision = "fp32") 
     `MODEL/path/to/weights`, a folder with open_clip_config.json, `hf-hub:org/name`.
     Raises InputError if there is no such encoder or its weights can't be had.
     """
-    source = _find(name)
+    source = find_weights(name)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = open_clip.create_model(
             source.model,
-            pretrained=None if source.in_folder else str(source.weights),
+            pretrained=None if source.in_folder else str(source.path),
             precision=precision,
             device=device,
             force_quick_gelu=source.quick_gelu,
@@ -70,15 +54,10 @@ def load_encoder(name: str, device: str = "cpu", precision: Precision = "fp32") 
     except (RuntimeError, OSError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"encoder {name!r}: {source.weights} can't be used as weights of "
+            f"encoder {name!r}: {source.path} can't be used as weights of "
             f"{source.model.removeprefix('local-dir:')} ({reason})"
         ) from error
-    return Encoder(name, model.eval(), tokenizer, source.weights, device, precision)
-
-
-def weights_digest(name: str) -> str:
-    """sha256 of the weights that `name` stands for, hex, without loading the model."""
-    return _sha256(_find(name).weights)
+    return Encoder(name, model.eval(), tokenizer, source.path, device, precision)
 
 
 class Encoder:
@@ -114,7 +93,7 @@ class Encoder:
     @cached_property
     def weights_digest(self) -> str:
         """sha256 of the weights file, hex."""
-        return _sha256(self._weights)
+        return sha256(self._weights)
 
     @property
     def context_length(self) -> int:
@@ -182,11 +161,6 @@ class Encoder:
         return np.zeros((0, self.dim), np.float32)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _unit_rows(features: torch.Tensor) -> np.ndarray:
     rows: np.ndarray = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
     return rows
@@ -194,117 +168,3 @@ def _unit_rows(features: torch.Tensor) -> np.ndarray:
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-# From a name to a configuration and a weights file
-
-
-@dataclass(frozen=True)
-class _Source:
-    model: str
-    """As open_clip takes it: the name of a configuration, or "local-dir:FOLDER"."""
-    weights: Path
-    in_folder: bool
-    """The weights lie beside their configuration, where open_clip finds them."""
-    quick_gelu: bool = False
-    preprocessing: dict[str, Any] | None = None
-
-
-def _find(name: str) -> _Source:
-    if name in EMBEDDED_FOLDERS:
-        return _in_folder(name, EMBEDDED_FOLDERS[name])
-    if name.startswith(open_clip.factory.HF_HUB_PREFIX):
-        return _on_hub(name)
-    if (Path(name) / CONFIG_NAME).is_file():
-        return _in_folder(name, Path(name))
-    model, _, rest = name.partition("/")
-    if model not in open_clip.list_models() or not rest:
-        raise _unknown(name)
-    if tag := open_clip.get_pretrained_cfg(model, rest):
-        return _by_tag(name, model, tag)
-    if Path(rest).is_file():
-        return _Source(model, Path(rest), in_folder=False)
-    raise _unknown(name)
-
-
-def _in_folder(name: str, folder: Path) -> _Source:
-    for weights in (folder / weights_name for weights_name in WEIGHTS_NAMES):
-        if (folder / CONFIG_NAME).is_file() and weights.is_file():
-            return _Source(f"local-dir:{folder}", weights, in_folder=True)
-    raise InputError(
-        f"encoder {name!r}: {folder} lacks {CONFIG_NAME} or {WEIGHTS_NAMES[0]}; both belong there"
-    )
-
-
-def _by_tag(name: str, model: str, tag: dict[str, Any]) -> _Source:
-    text_settings = open_clip.get_model_config(model)["text_cfg"]
-    if "hf_model_name" in text_settings and importlib.util.find_spec("transformers") is None:
-        raise InputError(
-            f"encoder {name!r}: its text tower needs the package transformers; "
-            "`pip install transformers`, or choose another encoder"
-        )
-    # The repository, and the file if the last part names one.
-    repository, _, file_name = tag["hf_hub"].rpartition("/")
-    names = (file_name,) if file_name else WEIGHTS_NAMES
-    return _Source(
-        model,
-        _download(name, repository, names),
-        in_folder=False,
-        # open_clip only warns where weights were trained with the other activation.
-        quick_gelu=bool(tag.get("quick_gelu")),
-        preprocessing={key: value for key, value in tag.items() if key != "size"},
-    )
-
-
-def _on_hub(name: str) -> _Source:
-    repository = name.removeprefix(open_clip.factory.HF_HUB_PREFIX)
-    _download(name, repository, (CONFIG_NAME,))
-    return _Source(name, _download(name, repository, WEIGHTS_NAMES), in_folder=True)
-
-
-def _download(name: str, repository: str, file_names: Sequence[str]) -> Path:
-    """The first of these files that the repository has, from the hub's cache or the hub."""
-    for file_name in file_names:
-        cached = try_to_load_from_cache(repository, file_name)
-        if isinstance(cached, str):
-            return Path(cached)
-    try:
-        _probe_hub()
-        for file_name in file_names:
-            try:
-                return Path(hf_hub_download(repository, file_name))
-            except RemoteEntryNotFoundError:
-                continue
-        reason = f"the repository has no {' or '.join(file_names)}"
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    raise InputError(
-        f"encoder {name!r}: {repository} can't be downloaded from {hub.ENDPOINT} ({reason}); "
-        "connect this machine to it, or give the weights as a file (--encoder "
-        "MODEL/path/to/weights) or as a folder that holds them beside their open_clip_config.json"
-    )
-
-
-def _probe_hub() -> None:
-    """Raises OSError within seconds if the hub does not answer at all."""
-    if hub.HF_HUB_OFFLINE:
-        raise ConnectionError(f"HF_HUB_OFFLINE is {os.environ.get('HF_HUB_OFFLINE', '1')}")
-    try:
-        request = urllib.request.Request(hub.ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_S).close()
-    except urllib.error.HTTPError:
-        return  # It answers; whether it has the file is the download's to say.
-    except urllib.error.URLError as error:
-        raise ConnectionError(str(error.reason)) from error
-
-
-def _unknown(name: str) -> InputError:
-    known = [*EMBEDDED_FOLDERS, *("/".join(pair) for pair in open_clip.list_pretrained())]
-    model, _, rest = name.partition("/")
-    same_model = [candidate for candidate in known if candidate.startswith(f"{model}/")]
-    nearest = difflib.get_close_matches(name, same_model or known, n=3, cutoff=0.0)
-    what = f"{rest!r} is no weights file and no weights of {model}" if same_model else "unknown"
-    return InputError(
-        f"encoder {name!r}: {what}; the nearest are {', '.join(nearest)}; "
-        f"MODEL/path/to/weights, a folder with {CONFIG_NAME} and hf-hub:org/name work too"
-    )

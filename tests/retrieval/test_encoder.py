@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -33,6 +34,17 @@ def test_rows_are_unit_vectors_and_do_not_depend_on_their_neighbours(encoder: En
     assert rows.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_images(images[1:2])[0], rows[1], atol=1e-5)
+
+
+def test_rows_are_what_open_clip_itself_computes(encoder: Encoder, tiny_encoder: str) -> None:
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tiny_encoder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tiny_encoder}")
+    image = Image.linear_gradient("L").convert("RGB").crop((10, 0, 250, 100))
+    with torch.no_grad():
+        image_features = model.eval().encode_image(preprocess(image)[None], normalize=True)
+        text_features = model.encode_text(tokenizer(["a gradient"]), normalize=True)
+    np.testing.assert_allclose(encoder.encode_images([image]), image_features, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode_texts(["a gradient"]), text_features, atol=1e-6)
 
 
 def test_no_items_give_no_rows(encoder: Encoder) -> None:
