@@ -9,6 +9,8 @@ started them has initialised. Every random number of a step is drawn for the who
 """
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -207,8 +209,9 @@ class Trainer:
         if self.place.rank == 0:
             for damage in damages:
                 add_event(self.config.run, "damaged checkpoint", message=str(damage))
+            place = {"num_workers": self.place.num_workers, "host": socket.gethostname()}
             event = "start" if found is None else "resume"
-            add_event(self.config.run, event, step=self.step, num_workers=self.place.num_workers)
+            add_event(self.config.run, event, step=self.step, **place, pid=os.getpid())
         self.log.resume(self.step)
 
 
