@@ -247,7 +247,12 @@ def _check_any_success(config: Config, plan: Plan, counts: Counter[str]) -> None
         storage.remove(worklist.folder_url(config.root))
         storage.remove(storage.join(config.root, "shards"))
         reasons = ", ".join(f"{name} ({num})" for name, num in counts.most_common(NUM_NAMED))
+        advice = (
+            "name the hosts that may be at private addresses with --allow-hosts"
+            if counts["refused address"]
+            else "see that the network is there and that the columns hold what their names say"
+        )
         raise ShortfallError(
             f"list {config.url_list}: none of its {plan.num_rows} rows gave a picture: {reasons}; "
-            "see that the network is there and that the columns hold what their names say"
+            f"{advice}"
         )

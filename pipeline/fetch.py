@@ -1,31 +1,34 @@
 """One polite, safe HTTP fetch: a URL in, its bytes or the reason why not out.
 
 Nothing of a list is trusted. Only http and https; no address that is private, loopback,
-link-local, multicast or a cloud's metadata service, looked at when a connection is made, so at
-every redirect too, whatever the name resolves to by then; a cap on the bytes; a deadline for the
-whole attempt, so that a server that drips a byte a second ends. The user agent says who asks, and
-X-Robots-Tag is honoured. Reads and writes no files.
+link-local, multicast or a cloud's metadata service, at every redirect too (connections.py sees to
+it); a cap on the bytes; a deadline for the whole attempt, so that a server that drips a byte a
+second ends. The user agent says who asks, and X-Robots-Tag is honoured. Reads and writes no files.
 """
 
-import ipaddress
 import logging
 import random
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urljoin
 
 import urllib3
 from pydantic import Field
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import Timeout, parse_url
 
 from infra.config import EXECUTION_ONLY, Settings
+from pipeline.connections import (
+    DeadlineTLSSocket,
+    HTTPPool,
+    HTTPSPool,
+    RefusedAddressError,
+    limits,
+    seconds_left,
+)
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that a later try may better; any other, 404 and 410 above all, is final."""
@@ -36,12 +39,6 @@ MAX_REDIRECTS = 5
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 15.0
 """Also the longest Retry-After waited for: a thread that sleeps fetches nothing."""
-
-METADATA_ADDRESSES = frozenset({ipaddress.ip_address("168.63.129.16")})
-"""Azure's wire server: a metadata service at a public address (the others' are link-local)."""
-
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-"""RFC 6052: IPv6 addresses that carry an IPv4 address in their last 32 bits."""
 
 _CHUNK_BYTES = 1 << 16
 
@@ -98,14 +95,14 @@ class Fetcher:
         # counted anyway.
         logging.getLogger("urllib3").setLevel(logging.CRITICAL)
         context = ssl.create_default_context()
-        context.sslsocket_class = _DeadlineTLSSocket
+        context.sslsocket_class = DeadlineTLSSocket
         self._pool = urllib3.PoolManager(
             num_pools=num_connections,
             maxsize=num_connections,
             headers={"User-Agent": settings.user_agent, "Accept": "image/*,*/*;q=0.8"},
             ssl_context=context,
         )
-        self._pool.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self._pool.pool_classes_by_scheme = {"http": HTTPPool, "https": HTTPSPool}
 
     def fetch(self, url: str) -> Fetched | Failure:
         """The bytes at `url`, tried again while the failure is of a kind that may pass."""
@@ -118,11 +115,11 @@ class Fetcher:
         return answer
 
     def _attempt(self, url: str) -> Fetched | Failure:
-        _limits.deadline = time.monotonic() + self._settings.timeout
-        _limits.allow_hosts = self._allow_hosts
+        limits.deadline = time.monotonic() + self._settings.timeout
+        limits.allow_hosts = self._allow_hosts
         try:
             return self._follow(url)
-        except _RefusedAddressError:
+        except RefusedAddressError:
             return Failure("refused address")
         except LocationParseError:
             return Failure("invalid url")
@@ -143,7 +140,7 @@ class Fetcher:
                 redirect=False,
                 retries=False,
                 preload_content=False,
-                timeout=Timeout(_seconds_left()),
+                timeout=Timeout(seconds_left()),
             )
             location = response.headers.get("Location")
             if response.status in REDIRECT_STATUSES and location:
@@ -181,7 +178,7 @@ class Fetcher:
             num_bytes += len(chunk)
             if num_bytes > settings.max_bytes:
                 return Failure("too large")
-            _seconds_left()
+            seconds_left()
         return Fetched(b"".join(chunks)) if chunks else Failure("empty answer")
 
 
@@ -198,19 +195,6 @@ def is_disallowed(values: list[str], user_agent_token: str, directives: Collecti
             if agent in ("", user_agent_token.lower()) and not names.isdisjoint(directives):
                 return True
     return False
-
-
-def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is one of the open internet, looking through IPv4 carried in IPv6."""
-    if isinstance(address, ipaddress.IPv6Address):
-        carried = address.ipv4_mapped or address.sixtofour
-        if address in NAT64:
-            carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if carried is not None:
-            return is_public(carried)
-        if address.teredo is not None:
-            return False
-    return address.is_global and not address.is_multicast and address not in METADATA_ADDRESSES
 
 
 def _network_failure(error: Exception) -> Failure:
@@ -236,88 +220,3 @@ def _backoff_s(num_retries: int, retry_after_s: float | None) -> float:
 
 def _retry_after_s(value: str | None) -> float | None:
     return float(value) if value is not None and value.isdecimal() else None
-
-
-# Connections
-
-
-class _RefusedAddressError(Exception):
-    """Not an OSError, so that urllib3 hands it through as it is."""
-
-
-class _Limits(threading.local):
-    """What the sockets of the attempt that this thread is making must keep to."""
-
-    deadline: float
-    allow_hosts: frozenset[str]
-
-
-_limits = _Limits()
-
-
-def _seconds_left() -> float:
-    seconds: float = _limits.deadline - time.monotonic()
-    if seconds <= 0:
-        raise TimeoutError("deadline")
-    return seconds
-
-
-class _DeadlineSocket(socket.socket):
-    """A socket's own timeout starts anew with every byte; this one's ends with the attempt."""
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(_seconds_left())
-        return super().recv_into(*args, **kwargs)
-
-
-class _DeadlineTLSSocket(ssl.SSLSocket):
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(_seconds_left())
-        return super().recv_into(*args, **kwargs)
-
-
-def _connect(connection: HTTPConnection) -> socket.socket:
-    """Connect to the first address of the host that answers, if all of them are allowed."""
-    host = connection.host.strip("[]").rstrip(".").lower()
-    try:
-        found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        reason = error if isinstance(error, socket.gaierror) else socket.gaierror(str(error))
-        raise urllib3.exceptions.NameResolutionError(host, connection, reason) from error
-    if host not in _limits.allow_hosts:
-        for *_, address in found:
-            if not is_public(ipaddress.ip_address(str(address[0]).partition("%")[0])):
-                raise _RefusedAddressError(host)
-    failure: OSError = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in found:
-        sock = _DeadlineSocket(family, kind, protocol)
-        try:
-            sock.settimeout(_seconds_left())
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            failure = error
-        else:
-            return sock
-    if isinstance(failure, TimeoutError):
-        raise failure
-    raise urllib3.exceptions.NewConnectionError(connection, str(failure))
-
-
-class _HTTPConnection(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        return _connect(self)
-
-
-class _HTTPSConnection(HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        return _connect(self)
-
-
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection

@@ -1,9 +1,9 @@
 """A list of URLs and captions, read as a stream.
 
 Reads parquet, csv, tsv, json or jsonl (save parquet, also with .gz), or a folder of files of one of
-them, at any fsspec URL. Gives tables of `url`, `caption`, `fault` and the
-additional columns asked for; `fault` says why a row is no pair, so that every row of the list is
-accounted for. Only .json, which has no end of a row to look for, is held in memory whole.
+them, at any fsspec URL. Gives tables of `url`, `caption`, `fault` and the additional columns asked
+for; `fault` says why a row is no pair, so that every row of the list is accounted for. Only .json,
+which has no end of a row to look for, is held in memory whole.
 """
 
 import csv
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from infra import storage
 from infra.config import digest_of
 from infra.errors import InputError
+from pipeline.pair_rows import PairColumns, malformed_rows, object_table, pair_table
 
 FORMATS = {
     ".parquet": "parquet",
@@ -37,12 +37,6 @@ ROWS_A_BATCH = 10_000
 NUM_NAMED = 20
 """Columns that a message spells out."""
 
-MALFORMED_ROW = "malformed row"
-NULL_URL = "null url"
-URL_NOT_TEXT = "url is not a string"
-NULL_CAPTION = "null caption"
-CAPTION_NOT_TEXT = "caption is not a string"
-
 
 @dataclass(frozen=True)
 class PairList:
@@ -50,9 +44,7 @@ class PairList:
 
     files: tuple[str, ...]
     format: str
-    url_column: str
-    caption_column: str
-    additional_columns: tuple[str, ...]
+    columns: PairColumns
 
     def tables(self) -> Iterator[pa.Table]:
         """Tables of url, caption, fault and the additional columns, rows in the list's order."""
@@ -76,9 +68,7 @@ def open_pairs(
     pairs = PairList(
         files=tuple(files),
         format=name,
-        url_column=url_column,
-        caption_column=caption_column,
-        additional_columns=tuple(additional_columns),
+        columns=PairColumns(url_column, caption_column, tuple(additional_columns)),
     )
     num_bytes = sum(map(storage.size_bytes, files))
     if num_bytes == 0 or not any(table.num_rows for table in pairs.tables()):
@@ -145,9 +135,8 @@ def _open(file: str) -> Iterator[BinaryIO]:
 def _read_parquet(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table]:
     parquet = pq.ParquetFile(stream)
     _check_columns(parquet.schema_arrow.names, file, pairs)
-    columns = [pairs.url_column, pairs.caption_column, *pairs.additional_columns]
-    for batch in parquet.iter_batches(ROWS_A_BATCH, columns=columns):
-        yield _pair_table(pa.table(batch), pairs)
+    for batch in parquet.iter_batches(ROWS_A_BATCH, columns=pairs.columns.all):
+        yield pair_table(pa.table(batch), pairs.columns)
 
 
 def _read_csv(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table]:
@@ -162,7 +151,7 @@ def _read_csv(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table
     first = stream.readline()
     stream.seek(0)
     _check_columns(next(csv.reader([first.decode("utf-8-sig")], delimiter=delimiter)), file, pairs)
-    text_columns = (pairs.url_column, pairs.caption_column)
+    text_columns = (pairs.columns.url, pairs.columns.caption)
     reader = pyarrow.csv.open_csv(
         stream,
         parse_options=pyarrow.csv.ParseOptions(
@@ -170,14 +159,14 @@ def _read_csv(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table
         ),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(text_columns, pa.string()),
-            include_columns=list(dict.fromkeys([*text_columns, *pairs.additional_columns])),
+            include_columns=pairs.columns.all,
         ),
     )
     for batch in reader:
-        yield _pair_table(pa.table(batch), pairs)
+        yield pair_table(pa.table(batch), pairs.columns)
     if num_malformed:
         # They have no place left in the order of rows, so they come last.
-        yield _malformed_rows(num_malformed, reader.schema, pairs)
+        yield malformed_rows(num_malformed, reader.schema, pairs.columns)
 
 
 def _json_lines(stream: BinaryIO) -> Iterator[object]:
@@ -186,7 +175,7 @@ def _json_lines(stream: BinaryIO) -> Iterator[object]:
             try:
                 yield json.loads(line)
             except ValueError:
-                yield MALFORMED_ROW
+                yield None
 
 
 def _json_array(stream: BinaryIO, file: str) -> Iterator[object]:
@@ -214,14 +203,14 @@ def _read_objects(rows: Iterator[object], file: str, pairs: PairList) -> Iterato
             names = dict.fromkeys(name for row in objects if row for name in row)
             _check_columns(list(names), file, pairs)
             checked = True
-        yield _object_table(objects, pairs)
+        yield object_table(objects, pairs.columns)
 
 
 def _check_columns(have: list[str], file: str, pairs: PairList) -> None:
     wanted = {
-        pairs.url_column: "--url-column",
-        pairs.caption_column: "--caption-column",
-    } | dict.fromkeys(pairs.additional_columns, "--save-additional-columns")
+        pairs.columns.url: "--url-column",
+        pairs.columns.caption: "--caption-column",
+    } | dict.fromkeys(pairs.columns.additional, "--save-additional-columns")
     for name, option in wanted.items():
         if name not in have:
             by_lower_case = {column.lower(): column for column in have}
@@ -233,105 +222,6 @@ def _check_columns(have: list[str], file: str, pairs: PairList) -> None:
                 f"list {file}: no column {name!r}, it has {shown}{more}; "
                 f"name the right one with {option}{hint}"
             )
-
-
-# Rows -> url, caption, fault
-
-
-def _pair_table(table: pa.Table, pairs: PairList) -> pa.Table:
-    table = table.combine_chunks()
-    url, url_not_text = _texts(table[pairs.url_column])
-    caption, caption_not_text = _texts(table[pairs.caption_column])
-    fault = _faults(url, url_not_text, caption, caption_not_text)
-    additional = {name: table[name] for name in pairs.additional_columns}
-    return pa.table({"url": url, "caption": caption, "fault": fault, **additional})
-
-
-def _object_table(objects: list[dict[str, Any] | None], pairs: PairList) -> pa.Table:
-    rows = [row or {} for row in objects]
-    urls = [row.get(pairs.url_column) for row in rows]
-    captions = [row.get(pairs.caption_column) for row in rows]
-    fault = _faults(*_texts_of_values(urls), *_texts_of_values(captions))
-    fault = pc.if_else(pa.array([row is None for row in objects]), MALFORMED_ROW, fault)
-    additional = {name: _values([r.get(name) for r in rows]) for name in pairs.additional_columns}
-    return pa.table(
-        {
-            "url": _texts_of_values(urls)[0],
-            "caption": _texts_of_values(captions)[0],
-            "fault": fault,
-            **additional,
-        }
-    )
-
-
-def _malformed_rows(num: int, schema: pa.Schema, pairs: PairList) -> pa.Table:
-    nulls = {name: pa.nulls(num, schema.field(name).type) for name in pairs.additional_columns}
-    text = pa.nulls(num, pa.string())
-    fault = pa.repeat(pa.scalar(MALFORMED_ROW), num)
-    return pa.table({"url": text, "caption": text, "fault": fault, **nulls})
-
-
-def _faults(
-    url: pa.Array, url_not_text: pa.Array, caption: pa.Array, caption_not_text: pa.Array
-) -> pa.Array:
-    """Why each row is no pair, null where it is one. An empty caption is a caption."""
-    blank_url = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(url), ""), True)
-    fault = pa.nulls(len(url), pa.string())
-    for is_fault, name in (
-        (pc.is_null(caption), NULL_CAPTION),
-        (caption_not_text, CAPTION_NOT_TEXT),
-        (blank_url, NULL_URL),
-        (url_not_text, URL_NOT_TEXT),
-    ):
-        fault = pc.if_else(is_fault, name, fault)
-    return fault
-
-
-def _texts(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """The column as strings, null where it has none, and where it has something else."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    num = len(column)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        texts = pa.concat_arrays(column.cast(pa.string()).chunks or [pa.array([], pa.string())])
-        try:
-            texts.validate(full=True)
-        except pa.ArrowInvalid:
-            return _texts_of_values([_decoded(v) for v in texts.cast(pa.binary()).to_pylist()])
-        return texts, pa.repeat(pa.scalar(False), num)
-    not_null = column.is_valid()
-    return pa.nulls(num, pa.string()), pa.array(not_null.to_pylist(), pa.bool_())
-
-
-def _decoded(value: bytes | None) -> object:
-    try:
-        return value.decode() if value is not None else None
-    except UnicodeDecodeError:
-        return value
-
-
-def _texts_of_values(values: list[object]) -> tuple[pa.Array, pa.Array]:
-    texts = [value if isinstance(value, str) and _is_utf8(value) else None for value in values]
-    not_text = [v is not None and text is None for v, text in zip(values, texts, strict=True)]
-    return pa.array(texts, pa.string()), pa.array(not_text, pa.bool_())
-
-
-def _is_utf8(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which no encoding of text can."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-# Additional columns
-
-
-def _values(values: list[object]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except pa.ArrowInvalid:
-        return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 
 def _stored_schema(table: pa.Table, file: str) -> pa.Schema:

@@ -1,4 +1,3 @@
-import ipaddress
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pipeline.fetch import Failure, Fetched, Fetcher, FetchSettings, is_disallowed, is_public
+from pipeline.fetch import Failure, Fetched, Fetcher, FetchSettings, is_disallowed
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site
@@ -170,30 +169,6 @@ def test_a_picture_marked_noai_is_left_alone(site: "Site") -> None:
 def test_robots_tags_are_read_as_written(value: str, disallowed: bool) -> None:
     directives = frozenset(FetchSettings().disallowed_header_directives)
     assert is_disallowed([value], "carrara", directives) is disallowed
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("93.184.216.34", True),
-        ("2606:2800:220:1:248:1893:25c8:1946", True),
-        ("192.168.1.1", False),
-        ("172.16.0.1", False),
-        ("100.100.100.200", False),
-        ("168.63.129.16", False),
-        ("224.0.0.1", False),
-        ("255.255.255.255", False),
-        ("fd00:ec2::254", False),
-        ("fe80::1", False),
-        ("ff02::1", False),
-        ("::ffff:10.0.0.1", False),
-        ("64:ff9b::a00:1", False),
-        ("64:ff9b::5db8:d822", True),
-        ("2002:7f00:1::", False),
-    ],
-)
-def test_only_addresses_of_the_open_internet_are_public(address: str, public: bool) -> None:
-    assert is_public(ipaddress.ip_address(address)) is public
 
 
 def test_https_works_where_the_certificate_is_trusted(

@@ -10,15 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import InputError
-from pipeline.pairs import (
+from pipeline.pair_rows import (
     CAPTION_NOT_TEXT,
     MALFORMED_ROW,
     NULL_CAPTION,
     NULL_URL,
-    ROWS_A_BATCH,
     URL_NOT_TEXT,
-    open_pairs,
 )
+from pipeline.pairs import ROWS_A_BATCH, open_pairs
 
 Row = dict[str, Any]
 ROWS: list[Row] = [
