@@ -4,7 +4,7 @@
 
 Reads   examples/emoji, openclipart's png/ and svg/, emojilib's keywords (emoji-en-US.json)
 Writes  WORK/pictures/{emoji,clipart}/   what the HTTP server serves
-        WORK/train.parquet               url, caption, source, group; 2 or 3 captions a picture
+        WORK/train.parquet               url, caption, source, group; 2 to 5 captions a picture
         WORK/heldout.parquet             the same, one caption a picture
 
 Held out by group, so that no near-duplicate straddles the split. Two pictures are of one group
@@ -35,6 +35,7 @@ EMOJI = Path(__file__).parents[1] / "emoji"
 HELD_OUT = 0.1
 SAME_PICTURE = 4.0  # mean absolute difference of thumbnails, of 255: re-encodings and recolourings
 MAX_KEYWORDS = 8
+SINGLE_WORDS = 2  # keywords that are captions of their own: people search for "cat"
 NOT_CONTENT = frozenset(
     "a an and at by for from in of on or the to with s icon symbol sign button picture cartoon "
     "bw man men woman women person people male female boy girl adult child facing left right "
@@ -96,6 +97,8 @@ def emoji_pairs(pictures: Path, emojilib: Path) -> list[Pair]:
             captions = [row["caption"], f"{row['caption']}, {row['keywords']}"]
             if more:
                 captions.append(", ".join(more[:MAX_KEYWORDS]))
+            single = {word for word in more if " " not in word and word != row["caption"]}
+            captions += sorted(single, key=lambda word: hash_of(f"{codes} {word}"))[:SINGLE_WORDS]
             pairs.append(
                 Pair(f"emoji/{row['file_name']}", tuple(captions), row["caption"].lower(), "emoji")
             )
