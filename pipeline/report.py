@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import fsspec
-import jinja2
 import numpy as np
 import pyarrow as pa
+from cyclopts import Parameter
 
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
@@ -29,6 +29,9 @@ from infra.summary import Stopwatch, Summary
 from pipeline import charts, gallery
 from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, selection_url
 from pipeline.policy import Policy
+
+MANY = Parameter(consume_multiple=True)
+"""On the command line: --query cat.png dog.png."""
 
 Section = dict[str, Any]
 """What the template draws; empty: leave the section out."""
@@ -47,13 +50,13 @@ class Config(StageConfig):
     """The corpus that was packed from it."""
     run: Annotated[str | None, EXECUTION_ONLY] = None
     """The training run to show."""
-    query: Annotated[tuple[str, ...], EXECUTION_ONLY] = ()
+    query: Annotated[tuple[str, ...], MANY, EXECUTION_ONLY] = ()
     """Contact sheets of searches, as pictures."""
-    samples: Annotated[tuple[str, ...], EXECUTION_ONLY] = ()
+    samples: Annotated[tuple[str, ...], MANY, EXECUTION_ONLY] = ()
     """Sampled pictures; none: RUN/samples/*.png."""
-    strip: Annotated[tuple[str, ...], EXECUTION_ONLY] = ()
+    strip: Annotated[tuple[str, ...], MANY, EXECUTION_ONLY] = ()
     """Denoising strips; none: those of RUN/samples/*.png with "strip" in their names."""
-    show: Annotated[tuple[str, ...], EXECUTION_ONLY] = ()
+    show: Annotated[tuple[str, ...], MANY, EXECUTION_ONLY] = ()
     """Samples by uid, to show with what became of them."""
 
 
@@ -86,6 +89,8 @@ def run(config: Config) -> Summary:
 
 
 def _render(page: Section) -> str:
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -13,11 +13,13 @@ class that fits `Signal`, given as "module:Class".
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Protocol, cast
 
 import pyarrow as pa
+from cyclopts import Parameter
 from pydantic import Field
 
 from infra import storage
@@ -27,6 +29,9 @@ from infra.errors import ConfigError, ShortfallError
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, Shard, read_manifest, write_columns
+
+MANY = Parameter(consume_multiple=True)
+"""On the command line: --signals caption image."""
 
 Options = Mapping[str, str | None]
 """What every signal is given beside the root: "encoder", and what `--options.NAME` adds."""
@@ -62,7 +67,7 @@ SIGNALS = {
 class Config(StageConfig):
     root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
     """The corpus: a folder or an fsspec URL."""
-    signals: tuple[str, ...] = ("caption", "image", "clip", "neighbours")
+    signals: Annotated[tuple[str, ...], MANY] = ("caption", "image", "clip", "neighbours")
     """Shipped ones by name, others as module:Class."""
     encoder: str | None = None
     """Whose embeddings and index `clip` and `neighbours` use; none: the only ones there are."""
@@ -77,17 +82,15 @@ def run(config: Config) -> Summary:
     """Raises ShortfallError naming the shards that a signal could not score."""
     with Stopwatch() as watch:
         manifest = read_manifest(config.root)
-        options = {"encoder": config.encoder, **config.options}
-        makers = [partial(load_signal, name, config.root, options) for name in config.signals]
-        signals = [make() for make in makers]
+        options = _options(config)
+        signals = [load_signal(name, config.root, options) for name in config.signals]
         for signal in signals:
             claim(
                 _folder(config.root, signal), _stamp(signal, manifest), overwrite=config.overwrite
             )
-        num_shards = {
-            signal.name: _score(config, manifest, signal, make)
-            for signal, make in zip(signals, makers, strict=True)
-        }
+        num_scored = _score(config, manifest, signals)
+        for signal in signals:
+            _publish_manifest(_folder(config.root, signal), signal, manifest)
     return Summary(
         stage="score",
         num_in=manifest.num_samples,
@@ -95,7 +98,7 @@ def run(config: Config) -> Summary:
         counts={signal.name: manifest.num_samples for signal in signals},
         seconds=watch.seconds,
         outputs={signal.name: _folder(config.root, signal) for signal in signals},
-        details={"shards scored now": num_shards},
+        details={"shards scored now": num_scored},
     )
 
 
@@ -125,34 +128,55 @@ def load_signal(reference: str, root: str, options: Options) -> Signal:
     return cast(Signal, make(root, options))
 
 
-def _score(config: Config, manifest: Manifest, signal: Signal, make: Callable[[], Signal]) -> int:
-    """Score the shards that have no values yet; returns how many there were."""
-    folder = _folder(config.root, signal)
-    done = set(storage.list_names(folder))
-    missing = [shard for shard in manifest.shards if f"{shard.name}.parquet" not in done]
-    failed = {}
-    for outcome in map_on_workers(
-        partial(_make_worker, make, config.root),
-        missing,
+@dataclass(frozen=True)
+class Task:
+    """One shard to be scored by one signal."""
+
+    signal: str
+    """As the configuration names it."""
+    shard: Shard
+
+
+def _score(config: Config, manifest: Manifest, signals: list[Signal]) -> dict[str, int]:
+    """Score the shards that have no values yet; returns how many, by signal."""
+    tasks, num_missing = [], {}
+    for reference, signal in zip(config.signals, signals, strict=True):
+        done = set(storage.list_names(_folder(config.root, signal)))
+        missing = [shard for shard in manifest.shards if f"{shard.name}.parquet" not in done]
+        tasks += [Task(reference, shard) for shard in missing]
+        num_missing[signal.name] = len(missing)
+    outcomes = map_on_workers(
+        partial(_Scorer, config.root, _options(config)),
+        tasks,
         workers=config.workers,
-        description=f"score {signal.name}",
-        unit="samples",
-        size=lambda shard: shard.num_samples,
-    ):
-        if outcome.error:
-            failed[outcome.item.name] = outcome.error
+        description="score",
+        unit="scores",
+        size=lambda task: task.shard.num_samples,
+    )
+    failed = sorted(
+        (one.item.signal, one.item.shard.name, one.error) for one in outcomes if one.error
+    )
     if failed:
-        names = ", ".join(sorted(failed))
+        names = ", ".join(f"{signal} {shard}" for signal, shard, _ in failed)
         raise ShortfallError(
-            f"score {signal.name}: {len(failed)} of {len(manifest.shards)} shards failed ({names}; "
-            f"first error: {failed[min(failed)]}); run the command again to score only these"
+            f"score {config.root}: {len(failed)} of {len(tasks)} shards failed ({names}; first "
+            f"error: {failed[0][2]}); run the command again to score only these"
         )
-    _publish_manifest(folder, signal, manifest)
-    return len(missing)
+    return num_missing
 
 
-def _make_worker(make: Callable[[], Signal], root: str) -> Callable[[Shard], None]:
-    return partial(_score_shard, make(), root)
+class _Scorer:
+    """What a worker does; a signal is loaded at its first shard and kept until another's."""
+
+    def __init__(self, root: str, options: Options) -> None:
+        self._root, self._options = root, options
+        self._loaded: tuple[str, Signal] | None = None
+
+    def __call__(self, task: Task) -> None:
+        if self._loaded is None or self._loaded[0] != task.signal:
+            signal = load_signal(task.signal, self._root, self._options)
+            self._loaded = (task.signal, signal)
+        _score_shard(self._loaded[1], self._root, task.shard)
 
 
 def _score_shard(signal: Signal, root: str, shard: Shard) -> None:
@@ -179,6 +203,10 @@ def _publish_manifest(folder: str, signal: Signal, manifest: Manifest) -> None:
     }
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     storage.publish_text(storage.join(folder, "manifest.json"), text)
+
+
+def _options(config: Config) -> Options:
+    return {"encoder": config.encoder, **config.options}
 
 
 def _folder(root: str, signal: Signal) -> str:

@@ -77,10 +77,10 @@ def run(config: Config) -> Summary:
         record = Record(
             manifest.digest, policy, {name: one["config_digest"] for name, one in signals.items()}
         )
-        if not config.dry_run:
-            _check_vacant(config, record)
         connection = _open(config, manifest, list(signals), spool)
         _check_sql(connection, policy)
+        if not config.dry_run:
+            _check_vacant(config, record)
         batches = _select(connection, policy, manifest.num_samples)
         counts, outputs = Counter[str](), {}
         if config.dry_run:

@@ -102,7 +102,7 @@ def test_other_parameters_need_overwrite(small_corpus: str, own_signals: str) ->
 def test_a_damaged_shard_is_named_and_the_others_are_scored(small_corpus: str) -> None:
     tar = Path(small_corpus, "shards", "00000.tar")
     tar.write_bytes(tar.read_bytes()[:5000])
-    with pytest.raises(ShortfallError, match=r"1 of 2 shards failed \(00000; .*damaged"):
+    with pytest.raises(ShortfallError, match=r"1 of 2 shards failed \(image 00000; .*damaged"):
         run(small_corpus, "image")
     assert "00001.parquet" in column_files(small_corpus, "image")
 
