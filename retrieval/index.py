@@ -90,6 +90,9 @@ def run(config: Config) -> Summary:
             raise InputError(f"{config.root}: the embeddings by {encoder!r} have no rows to index")
         kind = config.kind or kind_for(embeddings.num_rows)
         folder = index_url(config.root, encoder)
+        from retrieval.knn import check_kind
+
+        check_kind(kind, embeddings.num_rows, embeddings.dim)
         claim(folder, _stamp(embeddings, kind, config.num_queries), overwrite=config.overwrite)
         url = storage.join(folder, "index.json")
         if storage.exists(url):

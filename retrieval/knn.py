@@ -3,6 +3,7 @@
 Ids are row positions over a list of parts, in their order. n queries, k neighbours, d dimensions.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,30 +45,46 @@ class VectorStream:
         return np.concatenate(found)
 
 
+def check_kind(kind: str, num_rows: int, dim: int) -> None:
+    """Raises ConfigError for a kind that faiss doesn't know or that has more lists than rows."""
+    try:
+        index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise _unusable(kind, num_rows, dim, error) from error
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is not None and ivf.nlist > num_rows:
+        raise _unusable(kind, num_rows, dim, f"{ivf.nlist:,} lists are more than the rows")
+
+
 def build_index(kind: str, stream: VectorStream, dim: int) -> faiss.Index:
     """An index of that faiss factory string over the stream's rows.
 
-    Raises ConfigError for a kind that faiss doesn't know or that needs more rows than there are.
+    Raises ConfigError for a kind that can't be trained on them.
     """
-    try:
-        index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
-        ivf = faiss.try_extract_index_ivf(index)
-        if ivf is not None:
-            ivf.nprobe = min(NUM_PROBES, ivf.nlist)
-        if isinstance(index, faiss.IndexHNSW):
-            index.hnsw.efConstruction, index.hnsw.efSearch = EF_CONSTRUCTION, EF_SEARCH
-        if not index.is_trained:
-            num = TRAINING_ROWS_A_LIST * ivf.nlist if ivf is not None else stream.num_rows
+    index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is not None:
+        ivf.nprobe = min(NUM_PROBES, ivf.nlist)
+    if isinstance(index, faiss.IndexHNSW):
+        index.hnsw.efConstruction, index.hnsw.efSearch = EF_CONSTRUCTION, EF_SEARCH
+    if not index.is_trained:
+        num = TRAINING_ROWS_A_LIST * ivf.nlist if ivf is not None else stream.num_rows
+        try:
             index.train(stream.take(evenly_spaced(stream.num_rows, num)))
-    except RuntimeError as error:
-        reason = str(error).split("Error: ", 1)[-1].splitlines()[0]
-        raise ConfigError(
-            f"kind {kind!r}: faiss can't build it over {stream.num_rows:,} rows of {dim} "
-            f"({reason}); leave it out, or give a faiss factory string such as HNSW32 or IVF64,SQ8"
-        ) from error
+        except RuntimeError as error:
+            raise _unusable(kind, stream.num_rows, dim, error) from error
     for rows in stream:
         index.add(rows)
     return index
+
+
+def _unusable(kind: str, num_rows: int, dim: int, reason: object) -> ConfigError:
+    # faiss puts the C++ function and its source line before the reason.
+    text = re.sub(r"^Error in .* at \S+: ", "", str(reason).splitlines()[0])
+    return ConfigError(
+        f"kind {kind!r}: faiss can't build it over {num_rows:,} rows of {dim} ({text}); leave it "
+        "out, or give a faiss factory string such as HNSW32 or IVF64,SQ8"
+    )
 
 
 def read_index(path: Path) -> faiss.Index:

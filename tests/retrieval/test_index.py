@@ -87,10 +87,21 @@ def test_another_kind_conflicts_until_told_to_overwrite(embedded_corpus: str) ->
 
 
 @pytest.mark.parametrize("kind", ["no such kind", "IVF1000,Flat"])
-def test_a_kind_that_can_not_be_built_is_the_users_error(embedded_corpus: str, kind: str) -> None:
+def test_a_kind_that_can_not_be_built_is_an_error_and_leaves_the_index(
+    embedded_corpus: str, tiny_encoder: str, kind: str
+) -> None:
+    run(embedded_corpus)
+    path = Path(index_url(embedded_corpus, tiny_encoder), "image.index")
+    before = path.read_bytes()
     with pytest.raises(ConfigError, match=f"kind '{kind}'") as raised:
-        run(embedded_corpus, kind=kind)
+        run(embedded_corpus, kind=kind, overwrite=True)
     assert "\n" not in str(raised.value)
+    assert path.read_bytes() == before
+
+
+def test_a_kind_that_needs_more_rows_to_train_on_is_an_error(embedded_corpus: str) -> None:
+    with pytest.raises(ConfigError, match=r"kind 'PQ8x8': .*training points"):
+        run(embedded_corpus, kind="PQ8x8")
 
 
 def test_no_embeddings_name_the_command_to_run(small_corpus: str) -> None:
