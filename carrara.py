@@ -162,7 +162,8 @@ def _nearest(name: str) -> str:
 
 
 def _record(config: StageConfig, summary: Summary) -> None:
-    home = getattr(config, "root", None) or config.run  # type: ignore[attr-defined]
+    places = config.model_dump(include={"root", "run"})
+    home = places.get("root") or places["run"]
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
     text = json.dumps(summary.as_json(), indent=2)
     storage.publish_text(storage.join(home, "runs", f"{now}-{summary.stage}.json"), text + "\n")

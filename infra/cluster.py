@@ -6,6 +6,7 @@ what still fails comes back named rather than raised: the stage decides what fal
 """
 
 import os
+import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,10 @@ def connect(workers: Workers) -> None:
                     "`ray start --head` or leave the address out"
                 ) from error
         else:
+            # A token of its own, or Ray writes one to ~/.ray, where it changes what the user's
+            # own `ray start` and `ray job submit` do from then on.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             ray.init(address="local", include_dashboard=False, **quiet)
 
 
@@ -111,11 +116,16 @@ def _run_on_ray(
     if not items:
         return
     import ray
-    from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+    from ray.exceptions import RayActorError, RayTaskError
 
     connect(workers)
+    # A lost worker's items wait for its restart: max_task_retries. An item that raised is tried
+    # again below, where the number of its tries is known.
     remote = ray.remote(
-        num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker, max_restarts=-1
+        num_cpus=workers.cpus_per_worker,
+        num_gpus=workers.gpus_per_worker,
+        max_restarts=-1,
+        max_task_retries=workers.max_retries,
     )(_Worker)
     pool = [remote.remote(make) for _ in range(min(_num_workers(workers), len(items)))]
     waiting = [(item, 0) for item in reversed(items)]
@@ -137,9 +147,6 @@ def _run_on_ray(
                 outcome = Outcome(item, ray.get(done), None)
             except (RayTaskError, RayActorError) as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
-                if isinstance(error, ActorDiedError):
-                    # It died for good, while starting: another try would end the same way.
-                    raise
                 final = isinstance(cause, CarraraError) or num_tries >= workers.max_retries
                 if not final:
                     waiting.append((item, num_tries + 1))
@@ -157,9 +164,13 @@ class _Worker(Generic[Item, Result]):
     """The Ray actor: makes the function once and applies it to item after item."""
 
     def __init__(self, make: Callable[[], Callable[[Item], Result]]) -> None:
-        self._function = make()
+        self._make = make
+        self._function: Callable[[Item], Result] | None = None
 
     def apply(self, item: Item) -> Result:
+        # Not in __init__: what fails there ends the actor and takes its message along.
+        if self._function is None:
+            self._function = self._make()
         return self._function(item)
 
 

@@ -60,8 +60,7 @@ class _Drawn:
         self._progress.advance(self._task, num)
         task = self._progress.tasks[self._task]
         rate = f"{task.completed / task.elapsed:,.0f}/s" if task.elapsed else ""
-        fields = {"rate": rate} | ({"note": note} if note else {})
-        self._progress.update(self._task, **fields)  # type: ignore[arg-type]
+        self._progress.update(self._task, rate=rate, note=note or task.fields["note"])
 
 
 class _Lines:

@@ -11,6 +11,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # What the job does not need and what must not leave this machine.
 excludes='[".git", ".venv", ".env*", "demo/", "demo-fast/", "tests/", "benchmarks/", "docs/", "*.tar", ".*_cache"]'
 
+# `ray start` asks for a token where ~/.ray has one, but `ray job submit` sends it only when told to.
+if [[ -z ${RAY_AUTH_MODE:-} && ( -n ${RAY_AUTH_TOKEN:-} || -f ~/.ray/auth_token ) ]]; then
+  export RAY_AUTH_MODE=token
+fi
+
 # shellcheck disable=SC2086  # the options are words to split
 exec ray job submit ${RAY_SUBMIT_OPTIONS:-} --working-dir . \
   --runtime-env-json "{\"excludes\": $excludes}" \

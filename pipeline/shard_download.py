@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
-import exifread  # type: ignore[import-untyped]
+import exifread
 import pyarrow as pa
 
 from pipeline.corpus import ROW_SCHEMA, SUCCESS, Sample, write_shard

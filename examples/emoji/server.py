@@ -67,6 +67,7 @@ def write_list(path: Path, base_url: str, num_pictures: int | None = None, seed:
 @contextmanager
 def serve(port: int = 0) -> Iterator[str]:
     """Serve the pictures for the length of the `with`; yields the base URL. Port 0: any free."""
+    _answers()  # once, before many threads ask for it at the same time
     server = _Server(("127.0.0.1", port), _Handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:

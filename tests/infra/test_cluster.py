@@ -36,6 +36,10 @@ def make_dying_once(folder: Path) -> Callable[[int], int]:
     return die_once
 
 
+def make_nothing() -> Callable[[int], int]:
+    raise InputError("no such model; name another")
+
+
 def make_always_failing() -> Callable[[int], int]:
     def fail(number: int) -> int:
         raise RuntimeError(f"broken on {number}\nsecond line")
@@ -82,3 +86,10 @@ def test_an_item_that_keeps_failing_ends_as_an_error_in_one_line() -> None:
         make_always_failing, [1], workers=Workers(num_workers=1), description="x", unit="numbers"
     )
     assert outcome.error == "RuntimeError: broken on 1"
+
+
+def test_a_worker_that_cannot_be_made_says_why() -> None:
+    (outcome,) = map_on_workers(
+        make_nothing, [1], workers=Workers(num_workers=1), description="x", unit="numbers"
+    )
+    assert outcome.error == "no such model; name another"

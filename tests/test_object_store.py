@@ -1,0 +1,56 @@
+"""The whole way with ROOT and RUN on a real S3 server: the same commands, the same digests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+import carrara
+from examples.emoji.server import serve, write_list
+from infra import storage
+from pipeline.corpus import read_manifest
+
+TINY = str(Path(__file__).parent / "tiny.toml")
+
+
+@pytest.fixture
+def ray_that_knows_the_store(s3_endpoint: str) -> Iterator[str]:
+    """Workers inherit the environment of their cluster, so it has to start after the server."""
+    ray.shutdown()
+    yield s3_endpoint
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_that_knows_the_store")
+def test_the_whole_way_over_s3(tmp_path: Path, s3_bucket: str) -> None:
+    pairs = tmp_path / "pairs.parquet"
+    place = {name: storage.join(s3_bucket, name) for name in ("corpus", "packed", "run")}
+    root, packed, run = place.values()
+    on_disk = str(tmp_path / "corpus")
+    with serve() as base_url:
+        write_list(pairs, base_url, num_pictures=60)
+        for corpus in (root, on_disk):
+            carry_out("download", str(pairs), corpus)
+    assert read_manifest(root).digest == read_manifest(on_disk).digest
+    carry_out("embed", root)
+    carry_out("index", root)
+    carry_out("score", root)
+    carry_out("select", root)
+    carry_out("pack", root, packed)
+    carry_out("query", root, "cat", "--html", str(tmp_path / "q.html"))
+    carry_out("train", packed, run)
+    carry_out("sample", run, "a cat", "--output", storage.join(run, "samples", "grid.png"))
+    carry_out("verify", root)
+    carry_out("report", root, "--packed", packed, "--run", run)
+    assert storage.read_bytes(storage.join(run, "samples", "grid.png")).startswith(b"\x89PNG")
+    assert "<html" in storage.read_text(storage.join(root, "report.html"))
+
+    damaged = storage.join(root, "shards", "00001.tar")
+    content = storage.read_bytes(damaged)
+    storage.publish_bytes(damaged, content[:700] + b"\xff" + content[701:])
+    assert carrara.run_command(["verify", root]) == 1
+
+
+def carry_out(*argv: str) -> None:
+    assert carrara.run_command([*argv, "--config", TINY]) == 0, argv
