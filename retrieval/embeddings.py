@@ -152,12 +152,11 @@ def choose_encoder(root: str, folder: Literal["embeddings", "index"], encoder: s
     have = list_encoders(root, folder)
     if encoder in have:
         return encoder
-    stage = {"embeddings": "embed", "index": "index"}[folder]
-    what = {"embeddings": "embeddings", "index": "index"}[folder]
     if encoder is not None or not have:
+        stage = {"embeddings": "embed", "index": "index"}[folder]
         asked = f" by {encoder!r} (there are: {', '.join(have)})" if have else ""
         option = f" --encoder {encoder}" if encoder is not None else ""
-        raise InputError(f"{root}: no {what}{asked}; make it with `carrara {stage} {root}{option}`")
+        raise InputError(f"{root}: no {folder}{asked}; run `carrara {stage} {root}{option}` first")
     if len(have) > 1:
         raise InputError(f"{root}: several encoders: {', '.join(have)}; say which with --encoder")
     return have[0]
