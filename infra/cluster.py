@@ -74,7 +74,6 @@ def connect(workers: Workers) -> None:
         else:
             # A token of its own, or Ray writes one to ~/.ray, where it changes what the user's
             # own `ray start` and `ray job submit` do from then on.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             ray.init(address="local", include_dashboard=False, **quiet)
 

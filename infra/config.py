@@ -8,10 +8,12 @@ merges the three. The docstring under a field is its help text.
 import hashlib
 import json
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from infra import storage
 
 
 class _Mark(Enum):
@@ -26,6 +28,10 @@ POSITIONAL = _Mark.POSITIONAL
 
 EXECUTION_ONLY = _Mark.EXECUTION_ONLY
 """The setting says where or how fast, not what: it leaves the output's bytes as they are."""
+
+
+Place = Annotated[str, AfterValidator(storage.absolute), EXECUTION_ONLY]
+"""A folder, file or fsspec URL to read or write; where something is never decides what it is."""
 
 
 class Settings(BaseModel):

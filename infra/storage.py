@@ -28,6 +28,11 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def absolute(url: str) -> str:
+    """The same place named so that a worker with another working directory finds it too."""
+    return url if "://" in url else str(Path(url).absolute())
+
+
 def exists(url: str) -> bool:
     fs, path = _filesystem(url)
     return bool(fs.exists(path))

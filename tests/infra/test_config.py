@@ -1,11 +1,12 @@
 """Settings: immutable, strict, and with a digest of what decides the output."""
 
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 from pydantic import ValidationError
 
-from infra.config import EXECUTION_ONLY, POSITIONAL, Settings, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, Settings, StageConfig
 
 
 class Nested(Settings):
@@ -13,7 +14,7 @@ class Nested(Settings):
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     image_size: int = 64
     nested: Nested = Nested()
     num_threads: Annotated[int, EXECUTION_ONLY] = 1
@@ -47,3 +48,8 @@ def test_positional_settings_come_before_inherited_ones() -> None:
 def test_only_marked_settings_are_positional() -> None:
     kinds = {name: field.kw_only for name, field in Config.model_fields.items()}
     assert kinds == {"root": False, "image_size": True, "nested": True, "num_threads": True}
+
+
+def test_a_place_is_named_so_that_any_worker_finds_it() -> None:
+    assert Config(root="corpus").root == str(Path("corpus").absolute())
+    assert Config(root="s3://bucket/corpus").root == "s3://bucket/corpus"
