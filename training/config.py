@@ -43,8 +43,8 @@ class Config(StageConfig):
     """The open_clip model whose frozen text tower reads the captions."""
     image_size: int = Field(32, ge=8)
     """Side in pixels: pictures are resized and centre-cropped to it."""
-    horizontal_flip: bool = True
-    """Mirror half of the pictures, at random."""
+    horizontal_flip: bool = False
+    """Mirror half of the pictures, at random; not where captions speak of left and right."""
     unet: UNetConfig = UNetConfig()
     """The denoiser."""
 
@@ -52,6 +52,8 @@ class Config(StageConfig):
     """The noise schedule: linear or cosine."""
     num_timesteps: int = Field(1000, ge=1)
     """T, the number of noise levels."""
+    prediction: Literal["eps", "v"] = "eps"
+    """What the network predicts: eps is the paper's; v teaches shapes and colours sooner."""
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """The share of captions hidden from the network, which classifier-free guidance needs."""
 

@@ -5,7 +5,7 @@ Shapes: B pictures, C = 3 channels, H x W pixels; x_0 and x_t are `[B, C, H, W]`
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -24,6 +24,8 @@ class Denoiser(Protocol):
     ) -> Tensor: ...
 
 
+Prediction = Literal["eps", "v"]
+
 # What a loss or a sampler sees, once the text is bound: (x_t, t) -> eps.
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,14 +38,45 @@ def q_sample(x_0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
 
 
 def per_sample_loss(
-    denoise: Denoise, x_0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule
+    denoise: Denoise,
+    x_0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    schedule: Schedule,
+    prediction: Prediction = "eps",
 ) -> Tensor:
-    """L_simple (equation 14) of each picture, `[B]`: the mean over its pixels of the squared
-    error in eps, without a weight over t."""
+    """The mean over each picture's pixels of the squared error in what the network predicts, `[B]`.
+
+    With "eps" it is L_simple (equation 14), without a weight over t. With "v" it is the same
+    error weighted by 1 / alphas_cumprod_t, which teaches shapes and colours sooner.
+    """
     assert x_0.shape == eps.shape
     assert t.shape == x_0.shape[:1]
+    target = eps if prediction == "eps" else v_from_eps(x_0, t, eps, schedule)
     predicted = denoise(q_sample(x_0, t, eps, schedule), t)
-    return (predicted.float() - eps).square().flatten(1).mean(1)
+    return (predicted.float() - target).square().flatten(1).mean(1)
+
+
+def v_from_eps(x_0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
+    """v = sqrt(alphas_cumprod_t) eps - sqrt(1 - alphas_cumprod_t) x_0 (Salimans & Ho 2022,
+    section 4)."""
+    signal = gather(schedule.alphas_cumprod.sqrt(), t, x_0.ndim)
+    noise = gather((1 - schedule.alphas_cumprod).sqrt(), t, x_0.ndim)
+    return signal * eps - noise * x_0
+
+
+def predicting_eps(network: Denoiser, schedule: Schedule, prediction: Prediction) -> Denoiser:
+    """The network as samplers want it, whatever it was trained to predict."""
+    if prediction == "eps":
+        return network
+
+    def denoiser(x_t: Tensor, t: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
+        v = network(x_t, t, text_tokens, text_mask).float()
+        signal = gather(schedule.alphas_cumprod.sqrt(), t, x_t.ndim)
+        noise = gather((1 - schedule.alphas_cumprod).sqrt(), t, x_t.ndim)
+        return signal * v + noise * x_t
+
+    return denoiser
 
 
 def eps_from_x_0(x_t: Tensor, x_0: Tensor, t: Tensor, schedule: Schedule) -> Tensor:

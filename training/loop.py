@@ -147,6 +147,7 @@ class Trainer:
                     draws.t[rows],
                     draws.eps[rows],
                     self.schedule,
+                    config.prediction,
                 )
                 part = per_sample.sum() / len(x_0)
                 torch.autograd.backward(part)

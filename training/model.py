@@ -10,6 +10,7 @@ from infra.errors import InputError
 from retrieval.encoder import load_encoder
 from training import checkpoint
 from training.config import Config
+from training.diffusion import predicting_eps
 from training.record import read_record
 from training.samplers import SAMPLERS, OnStep, guided
 from training.schedule import Schedule, make_schedule
@@ -41,12 +42,13 @@ class TrainedModel:
     ) -> Tensor:
         """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU."""
         size = self.config.image_size
+        denoiser = predicting_eps(self.unet, self.schedule, self.config.prediction)
         generator = torch.Generator().manual_seed(seed)
         images = []
         for start in range(0, len(captions), batch_size):
             tokens, mask = self.captions.encode(captions[start : start + batch_size])
             x_T = torch.randn(len(tokens), IMAGE_CHANNELS, size, size, generator=generator)
-            denoise = guided(self.unet, tokens, mask, guidance_scale)
+            denoise = guided(denoiser, tokens, mask, guidance_scale)
             x_0 = SAMPLERS[sampler](
                 denoise,
                 x_T.to(self.device),

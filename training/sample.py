@@ -91,9 +91,10 @@ def run(config: Config) -> Summary:
             outputs["strip"] = _publish_png(config.strip, sheet, about)
     return Summary(
         stage="sample",
-        num_in=len(captions),
+        num_in=len(wanted),
         num_out=len(images),
-        unit="captions in, pictures",
+        unit="pictures",
+        counts={"captions": len(captions)},
         seconds=watch.seconds,
         outputs=outputs,
         details=about,

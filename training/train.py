@@ -51,10 +51,10 @@ def run(config: Config) -> Summary:
             _train(record, first_step)
     return Summary(
         stage="train",
-        num_in=plan.num_samples,
-        num_out=config.num_steps,
-        unit="samples in, steps",
-        counts={"steps already done": first_step, "steps now": config.num_steps - first_step},
+        num_in=config.num_steps,
+        num_out=max(complete_steps(config.run)),
+        unit="steps",
+        counts={"done before": first_step, "samples in the corpus": plan.num_samples},
         seconds=watch.seconds,
         outputs={"run": config.run, "metrics": storage.join(config.run, "metrics.jsonl")},
         details={

@@ -5,7 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.diffusion import eps_from_x_0, per_sample_loss, q_sample
+from training.diffusion import (
+    eps_from_x_0,
+    per_sample_loss,
+    predicting_eps,
+    q_sample,
+    v_from_eps,
+)
 from training.schedule import Schedule, gather, make_schedule
 
 
@@ -61,3 +67,35 @@ def test_eps_from_x_0_inverts_q_sample() -> None:
     t = torch.linspace(50, 999, 8).long()
     recovered = eps_from_x_0(q_sample(x_0, t, eps, schedule), x_0, t, schedule)
     torch.testing.assert_close(recovered, eps, atol=1e-4, rtol=1e-4)
+
+
+def test_v_prediction_is_eps_prediction_in_other_words() -> None:
+    schedule = make_schedule("cosine", 1000)
+    generator = torch.Generator().manual_seed(3)
+    x_0, eps = torch.randn(2, 8, 3, 4, 4, generator=generator)
+    t = torch.linspace(0, 900, 8).long()
+    x_t = q_sample(x_0, t, eps, schedule)
+    nothing = torch.zeros(8, 0, 4), torch.zeros(8, 0, dtype=torch.bool)
+
+    def perfect(x_t: Tensor, t: Tensor, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
+        assert len(x_t) == len(text_tokens) == len(text_mask)
+        return v_from_eps(x_0, t, eps, schedule)
+
+    recovered = predicting_eps(perfect, schedule, "v")(x_t, t, *nothing)
+    torch.testing.assert_close(recovered, eps, atol=1e-5, rtol=1e-5)
+
+    off = 0.1 * torch.randn(8, 3, 4, 4, generator=generator)
+    loss = {
+        "v": per_sample_loss(
+            lambda _, t: v_from_eps(x_0, t, eps, schedule) + off, x_0, t, eps, schedule, "v"
+        ),
+        "eps": per_sample_loss(
+            lambda _, t: eps + schedule.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1).float() * off,
+            x_0,
+            t,
+            eps,
+            schedule,
+        ),
+    }
+    abar = schedule.alphas_cumprod[t].float()
+    torch.testing.assert_close(loss["eps"] / abar, loss["v"], atol=1e-6, rtol=1e-4)
