@@ -6,15 +6,14 @@
                               parts/part_{i}.json            what was counted; a shard's last file
                               manifest.json                  written last
 
-`i` is the shard's number; the rows of its three files belong together. Imports no torch.
+`i` is the shard's number; the rows of its three files belong together.
 """
 
 import io
 import json
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +21,9 @@ from infra import storage
 from infra.config import digest_of
 from infra.errors import ConflictError, DamagedError, InputError
 from pipeline.corpus import Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EMBEDDED_ENCODER = "Carrara-S/emoji_clipart"
 """Ships with the package: small, for the demo and the tests."""
@@ -126,8 +128,10 @@ def read_embeddings_manifest(root: str, encoder: str, corpus: Manifest) -> Embed
     return manifest
 
 
-def read_array(folder: str, part: Part, modality: Modality) -> np.ndarray:
+def read_array(folder: str, part: Part, modality: Modality) -> "np.ndarray":
     """[n, d] float16; raises DamagedError if it is not what its manifest says."""
+    import numpy as np
+
     name = array_name(modality, part.file_number)
     url = storage.join(folder, name)
     try:
