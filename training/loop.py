@@ -46,13 +46,13 @@ class Place:
     device: torch.device
 
     @classmethod
-    def current(cls) -> "Place":
-        rank, num_workers = 0, 1
+    def current(cls, device: torch.device | None = None) -> "Place":
+        """`device` None: a GPU where one is."""
+        if device is None:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if dist.is_available() and dist.is_initialized():
-            rank, num_workers = dist.get_rank(), dist.get_world_size()
-        if torch.cuda.is_available():
-            return cls(rank, num_workers, torch.device("cuda", torch.cuda.current_device()))
-        return cls(rank, num_workers, torch.device("cpu"))
+            return cls(dist.get_rank(), dist.get_world_size(), device)
+        return cls(0, 1, device)
 
     def positions(self, batch_size: int) -> range:
         """This worker's part of the global batch."""
@@ -65,9 +65,11 @@ class Place:
         return range(self.rank * share, (self.rank + 1) * share)
 
 
-def train(record: RunRecord, on_log: OnLog | None = None) -> None:
+def train(
+    record: RunRecord, on_log: OnLog | None = None, device: torch.device | None = None
+) -> None:
     """Train to the record's last step. `on_log` is told every line of the metrics."""
-    trainer = Trainer(record, Place.current(), on_log)
+    trainer = Trainer(record, Place.current(device), on_log)
     trainer.resume()
     trainer.run()
 

@@ -163,13 +163,15 @@ def _train_on_ray(record: "RunRecord", bar: Bar, first_step: int) -> None:
 
 def _work(config: dict[str, Any]) -> None:
     """What Ray Train runs in each worker, with torch.distributed initialised."""
+    from ray.train.torch import get_device
+
     from training import loop
     from training.record import RunRecord
 
     record = RunRecord.model_validate_json(config["record"])
     cpus = max(1, int(record.config.workers.cpus_per_worker))
     _set_threads(record.config.threads_per_worker or cpus)
-    loop.train(record)
+    loop.train(record, device=get_device())
 
 
 def _stop_on_our_errors() -> Any:
