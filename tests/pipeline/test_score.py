@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,20 @@ def test_every_sample_gets_its_values_and_their_provenance(small_corpus: str) ->
     assert json.loads(metadata[b"carrara.identity"])["version"] == 1
 
 
-def test_ray_workers_write_the_same_bytes(small_corpus: str) -> None:
+@pytest.fixture
+def on_ray() -> Iterator[Workers]:
+    import ray
+
+    yield Workers(num_workers=1)
+    ray.shutdown()
+
+
+def test_ray_workers_write_the_same_bytes(small_corpus: str, on_ray: Workers) -> None:
     run(small_corpus, "image")
     here = column_files(small_corpus, "image")
     for path in Path(small_corpus, "columns", "image").iterdir():
         path.unlink()
-    score.run(score.Config(root=small_corpus, signals=("image",), workers=Workers(num_workers=1)))
+    score.run(score.Config(root=small_corpus, signals=("image",), workers=on_ray))
     assert column_files(small_corpus, "image") == here
 
 
