@@ -101,7 +101,7 @@ def _application() -> App:
         name="carrara",
         help="From URLs and captions to a curated, searchable corpus and a text-to-image model.",
         version=__version__,
-        default_parameter=Parameter(negative=()),
+        default_parameter=Parameter(negative_iterable=()),
         help_epilogue="`carrara STAGE --help` tells a stage's settings.",
     )
     for chapter, stages in CHAPTERS.items():
@@ -114,7 +114,7 @@ def _application() -> App:
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: str | None = None,
-        json: bool = False,
+        json: Annotated[bool, Parameter(negative=())] = False,
     ) -> None:
         """Run a command.
 

@@ -10,14 +10,13 @@ the network give the same bytes.
 
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from infra import storage
 from infra.cluster import Outcome, Workers, map_on_workers
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConflictError, ShortfallError
 from infra.summary import Stopwatch, Summary
 from pipeline import worklist
@@ -44,18 +43,13 @@ NUM_NAMED = 5
 """Failed shards or reasons that a message spells out."""
 
 
-class Places(StageConfig):
-    """A base of its own, for what is given by its place must come before what is inherited."""
-
-    url_list: Annotated[str, POSITIONAL, EXECUTION_ONLY]
-    """The list: a parquet, csv, tsv, json or jsonl file (or .gz of it), or a folder of them."""
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
-    """Where the corpus goes: a folder or an fsspec URL."""
-
-
-class Config(PixelSettings, FetchSettings, Places):
+class Config(PixelSettings, FetchSettings, StageConfig):
     """img2dataset's options by its names, where it has them."""
 
+    url_list: Annotated[Place, POSITIONAL]
+    """The list: a parquet, csv, tsv, json or jsonl file (or .gz of it), or a folder of them."""
+    root: Annotated[Place, POSITIONAL]
+    """Where the corpus goes: a folder or an fsspec URL."""
     url_column: str = "url"
     """The list's column of URLs."""
     caption_column: str = "caption"
@@ -85,7 +79,6 @@ class Config(PixelSettings, FetchSettings, Places):
 
 
 def run(config: Config) -> Summary:
-    config = config.model_copy(update={"root": _absolute(config.root)})
     with Stopwatch() as watch:
         pairs = open_pairs(
             config.url_list,
@@ -112,11 +105,6 @@ def run(config: Config) -> Summary:
             "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
         },
     )
-
-
-def _absolute(url: str) -> str:
-    """A worker on Ray need not have this process's working directory."""
-    return url if "://" in url else str(Path(url).absolute())
 
 
 def _finished(config: Config, input_digest: str) -> Manifest | None:
