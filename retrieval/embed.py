@@ -66,6 +66,7 @@ def run(config: Config) -> Summary:
         num_before = len(parts)
         parts |= _embed(config, corpus, [s for s in corpus.shards if s.name not in parts])
         manifest = _manifest(config, corpus, digest, [parts[s.name] for s in corpus.shards])
+        storage.sweep(folder)
         text = manifest.model_dump_json(indent=2) + "\n"
         storage.publish_text(storage.join(folder, "manifest.json"), text)
     return Summary(

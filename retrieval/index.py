@@ -99,6 +99,7 @@ def run(config: Config) -> Summary:
             manifest = IndexManifest.model_validate_json(storage.read_text(url))
         else:
             manifest = _build(config, embeddings, kind, folder)
+            storage.sweep(folder)
             storage.publish_text(url, manifest.model_dump_json(indent=2) + "\n")
     return Summary(
         stage="index",

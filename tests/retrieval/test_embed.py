@@ -96,7 +96,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(small_corpus: str, tiny_encoder:
     # As after a kill in the second shard: its arrays may be there, its record is not.
     Path(folder, "manifest.json").unlink()
     Path(folder, "parts/part_1.json").unlink()
-    Path(folder, "metadata/metadata_1.parquet").write_bytes(b"half")
+    Path(folder, "metadata/metadata_1.parquet").unlink()
+    Path(folder, "metadata/.metadata_1.parquet.12345678.partial").write_bytes(b"half")
     summary = run(small_corpus, tiny_encoder)
     assert summary.details["shards embedded now"] == 1
     assert all_files(folder) == whole
