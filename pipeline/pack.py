@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from infra import storage
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig, digest_of
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConfigError, DamagedError, InputError
 from infra.progress import track
 from infra.stamp import Stamp, claim
@@ -54,9 +54,9 @@ Uids = NDArray[np.void]
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     """The corpus to take from: a folder or an fsspec URL."""
-    output: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    output: Annotated[Place, POSITIONAL]
     """Where the new corpus goes."""
     selection: str
     """What to take: a name that was given to `carrara select`."""

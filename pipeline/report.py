@@ -22,7 +22,7 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from infra import storage
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import InputError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
@@ -38,17 +38,17 @@ Section = dict[str, Any]
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
-    output: Annotated[str | None, EXECUTION_ONLY] = None
+    output: Annotated[Place | None, EXECUTION_ONLY] = None
     """Where the page goes; none: ROOT/report.html."""
     title: str | None = None
     """The page's heading; none: the corpus folder's name."""
     selection: str | None = None
     """The selection to show; none: the only one there is."""
-    packed: Annotated[str | None, EXECUTION_ONLY] = None
+    packed: Annotated[Place | None, EXECUTION_ONLY] = None
     """The corpus that was packed from it."""
-    run: Annotated[str | None, EXECUTION_ONLY] = None
+    run: Annotated[Place | None, EXECUTION_ONLY] = None
     """The training run to show."""
     query: Annotated[tuple[str, ...], MANY, EXECUTION_ONLY] = ()
     """Contact sheets of searches, as pictures."""

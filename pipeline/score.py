@@ -24,7 +24,7 @@ from pydantic import Field
 
 from infra import storage
 from infra.cluster import Workers, map_on_workers
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig, digest_of
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConfigError, ShortfallError
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
@@ -65,7 +65,7 @@ SIGNALS = {
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
     signals: Annotated[tuple[str, ...], MANY] = ("caption", "image", "clip", "neighbours")
     """Shipped ones by name, others as module:Class."""

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from infra import storage
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
@@ -52,7 +52,7 @@ SELECTION_SCHEMA = pa.schema(
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
     name: str = Field(pattern=r"^[\w][\w.-]*$")
     """What the selection is called."""

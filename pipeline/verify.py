@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from infra import storage
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ShortfallError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
@@ -31,7 +31,7 @@ State = Literal["intact", "damaged", "missing"]
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
     num_threads: Annotated[int, EXECUTION_ONLY] = Field(default=8, ge=1)
     """Files that are read at once."""

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from infra import storage
 from infra.cluster import Workers, map_on_workers
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig, digest_of
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ShortfallError
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
     encoder: str = DEFAULT_ENCODER
     """MODEL/TAG as open_clip names them, MODEL/path/to/weights, a folder with

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra import storage
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig, digest_of
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import InputError
 from infra.progress import track
 from infra.stamp import Stamp, claim
@@ -46,7 +46,7 @@ dimensions take 2.3 kB a row in HNSW32, 0.5 kB in SQ8 (github.com/facebookresear
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
     encoder: str | None = None
     """Whose embeddings; none: the only ones there are."""

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from infra import storage
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
+from infra.config import POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError, ConflictError, InputError
 from infra.summary import Stopwatch, Summary
 from pipeline.fetch import Failure, Fetcher, FetchSettings
@@ -35,7 +35,7 @@ SHEET_COLUMNS = 5
 
 
 class Config(StageConfig):
-    root: Annotated[str, POSITIONAL, EXECUTION_ONLY]
+    root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
     text: Annotated[str | None, POSITIONAL] = None
     """What to look for, in words."""
