@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+PIPED_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe, where nothing need be cut."""
+
 
 @dataclass
 class Summary:
@@ -58,6 +61,8 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
         print(json.dumps(summary.as_json(), ensure_ascii=False))
         return
     console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
     if summary.table:
         console.print(table_of(summary.table))
     counts = ", ".join(f"{num:,} {reason}" for reason, num in summary.counts.items())

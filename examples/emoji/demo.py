@@ -1,7 +1,7 @@
 """`carrara demo`: the whole way on the emoji corpus, by the same commands that a user types.
 
 Serves the corpus on 127.0.0.1 with faults planted, then runs each stage through the command line
-with the settings of infra/configs/demo.toml (or demo-fast.toml). Leaves in FOLDER:
+with the settings of infra/configs/demo.toml. Leaves in FOLDER:
 
     pairs.parquet       the list          packed/   the curated shards
     corpus/             what was fetched  run/      the model and its pictures
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import infra
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
 from infra.errors import ConflictError, ShortfallError
@@ -25,7 +26,11 @@ CAPTIONS = ("grinning face", "flag of Japan", "red heart", "cat face", "a cat in
 """What the trained model is asked for: four captions of the corpus, and one that is not in it."""
 
 FAST_NUM_PICTURES = 700
-CONFIGS = Path(__file__).parents[2] / "infra" / "configs"
+FAST = {"train": ["--num-steps", "400"], "sample": ["--num-images", "2"]}
+"""What --fast adds to the command lines."""
+
+NUM_SHOWN = 4
+"""Swapped captions that the report is asked to show."""
 
 
 class Config(StageConfig):
@@ -63,13 +68,14 @@ def run(config: Config = Config()) -> Summary:
 
 def commands(folder: Path, config: Config) -> list[list[str]]:
     """The command lines of the main job, in order."""
-    settings = ["--config", str(CONFIGS / ("demo-fast.toml" if config.fast else "demo.toml"))]
+    settings = ["--config", str(Path(infra.__file__).parent / "configs" / "demo.toml")]
     pairs, corpus, packed, run = (
         str(folder / name) for name in ("pairs.parquet", "corpus", "packed", "run")
     )
     pages = ["--html", str(folder / "query.html"), "--png", str(folder / "query.png")]
     pictures = ["--output", f"{run}/samples/grid.png", "--strip", f"{run}/samples/strip.png"]
     shown = ["--packed", packed, "--run", run, "--query", str(folder / "query.png")]
+    shown += ["--title", "Emoji", "--show", *_some_swapped_uids(folder)]
     lines = [
         ["download", pairs, corpus],
         ["embed", corpus],
@@ -83,7 +89,8 @@ def commands(folder: Path, config: Config) -> list[list[str]]:
         ["verify", corpus],
         ["report", corpus, *shown, "--output", str(folder / "report.html")],
     ]
-    return [[*line, *settings] for line in lines]
+    fast = FAST if config.fast else {}
+    return [[*line, *fast.get(line[0], []), *settings] for line in lines]
 
 
 def check_planted(folder: Path) -> list[dict[str, object]]:
@@ -131,6 +138,18 @@ def stage_rows(folder: Path) -> list[dict[str, object]]:
         }
         for stage in sorted(newest, key=order.index)
     ]
+
+
+def _some_swapped_uids(folder: Path) -> list[str]:
+    """A few pictures whose captions were swapped, for the report to show wherever they ended."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from pipeline.corpus import sample_uid
+
+    rows = pq.read_table(folder / "pairs.parquet")
+    swapped = rows.filter(pc.field("planted") == "swapped caption").slice(0, NUM_SHOWN).to_pylist()
+    return [sample_uid(row["url"], row["caption"]) for row in swapped]
 
 
 def _runs(home: Path) -> list[dict[str, Any]]:
