@@ -59,10 +59,24 @@ def _difference(there: Stamp, here: Stamp) -> str:
         return f"`{there.stage}`, not of `{here.stage}`"
     if there.input_digest != here.input_digest:
         return f"another input (digest {there.input_digest}, now {here.input_digest})"
-    names = sorted(there.config.keys() | here.config.keys())
-    changed = [
-        f"{name} = {there.config.get(name)!r}, now {here.config.get(name)!r}"
-        for name in names
-        if there.config.get(name) != here.config.get(name)
+    changed = "; ".join(differences(there.config, here.config))
+    return f"another configuration ({changed})"
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Each setting that two configurations have apart, nested ones by their dotted names."""
+    old, new = _flat(there), _flat(here)
+    return [
+        f"{name} = {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
     ]
-    return f"another configuration ({'; '.join(changed)})"
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat

@@ -18,6 +18,7 @@ from infra import storage
 from infra.cluster import Outcome, Workers, map_on_workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConflictError, ShortfallError
+from infra.stamp import differences
 from infra.summary import Stopwatch, Summary
 from pipeline import worklist
 from pipeline.corpus import (
@@ -135,16 +136,8 @@ def _difference(held: Manifest | Plan, config: Config, input_digest: str) -> str
             f"the corpus of another list (digest {held.input_digest}, that of {config.url_list} is "
             f"{input_digest})"
         )
-    settings = config.identity()
-    changed = [
-        f"{name} {held.config.get(name)} instead of {settings.get(name)}"
-        for name in sorted({*settings, *held.config})
-        if held.config.get(name) != settings.get(name)
-    ]
-    return (
-        f"this list's corpus with another configuration ({', '.join(changed)}; digest "
-        f"{held.config_digest}, this one's is {config.digest()})"
-    )
+    changed = "; ".join(differences(held.config, config.identity()))
+    return f"this list's corpus with another configuration ({changed})"
 
 
 def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from infra.cluster import Workers
-from infra.config import EXECUTION_ONLY, POSITIONAL, Settings, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, Settings, StageConfig
 
 
 class UNetConfig(Settings):
@@ -32,9 +32,9 @@ class UNetConfig(Settings):
 class Config(StageConfig):
     """Train a text-conditioned DDPM on a corpus."""
 
-    root: Annotated[str, POSITIONAL]
+    root: Annotated[Place, POSITIONAL]
     """The corpus to train on."""
-    run: Annotated[str, POSITIONAL]
+    run: Annotated[Place, POSITIONAL]
     """The folder or URL for checkpoints and logs; an unfinished run there is continued."""
 
     selection: str | None = None

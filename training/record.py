@@ -6,14 +6,12 @@ RUN/metrics.jsonl   one line every few steps: step, loss, grad_norm, lr, images_
 RUN/events.jsonl    starts, resumes, damaged checkpoints
 """
 
-from typing import Any
-
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from infra import storage
-from infra.config import digest_of
 from infra.errors import ConflictError, DamagedError, InputError
+from infra.stamp import differences
 from training.config import Config
 
 SCHEMA_VERSION = 1
@@ -29,15 +27,8 @@ class RunRecord(BaseModel):
     """sha256 of the encoder's weights."""
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """The settings that decide what is trained. Where the corpus and the run lie does not:
-        the corpus's digest stands for it."""
-        identity = self.config.identity()
-        return {name: identity[name] for name in identity if name not in ("root", "run")}
-
-    @property
     def config_digest(self) -> str:
-        return digest_of(self.identity)
+        return self.config.digest()
 
 
 def record_url(run: str) -> str:
@@ -86,24 +77,10 @@ def _check_same(there: RunRecord, wanted: RunRecord) -> None:
             f"{run}: a run on another corpus ({there.config.root}, digest {there.corpus_digest}; "
             f"{wanted.config.root} has {wanted.corpus_digest}); {remedy}"
         )
-    old, new = _flat(there.identity), _flat(wanted.identity)
-    different = [
-        f"{name} is {old.get(name)!r} there and {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if different:
+    if different := differences(there.config.identity(), wanted.config.identity()):
         raise ConflictError(f"{run}: a run of other settings ({'; '.join(different)}); {remedy}")
     if there.encoder_digest != wanted.encoder_digest:
         raise ConflictError(
             f"{run}: a run with other weights of encoder {there.config.encoder!r} (sha256 "
             f"{there.encoder_digest[:16]} there, {wanted.encoder_digest[:16]} now); {remedy}"
         )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        flat |= inner if inner is not None else {prefix + name: value}
-    return flat

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from infra import storage
-from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import InputError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
@@ -28,7 +28,7 @@ NUM_STRIP_FRAMES = 10
 class Config(StageConfig):
     """Draw pictures for captions with a trained model."""
 
-    run: Annotated[str, POSITIONAL]
+    run: Annotated[Place, POSITIONAL]
     """The training run."""
     captions: Annotated[tuple[str, ...], POSITIONAL] = ()
     """What to draw; each caption is a row of the grid."""

@@ -39,9 +39,7 @@ def run(config: Config) -> Summary:
     from training.record import claim
 
     with Stopwatch() as watch:
-        # Workers have other working directories.
-        places = {name: _absolute(getattr(config, name)) for name in ("root", "run")}
-        plan = _plan(config.model_copy(update=places))
+        plan = _plan(config)
         record, config = plan.record, plan.record.config
         claim(record)
         first_step = max(complete_steps(config.run), default=0)
@@ -223,10 +221,6 @@ def _set_threads(num_threads: int) -> None:
         import torch
 
         torch.set_num_threads(num_threads)
-
-
-def _absolute(url: str) -> str:
-    return url if "://" in url else os.path.abspath(url)  # noqa: PTH100 - keeps symbolic links
 
 
 # Progress

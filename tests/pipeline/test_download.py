@@ -420,7 +420,7 @@ def test_another_configuration_is_a_conflict_that_names_the_settings(
 ) -> None:
     download(pictures(site, 4))
     before = contents(tmp_path / "corpus")
-    with pytest.raises(ConflictError, match="image_size 32 instead of 16"):
+    with pytest.raises(ConflictError, match="image_size = 32, now 16"):
         download(pictures(site, 4), image_size=16)
     assert contents(tmp_path / "corpus") == before
 

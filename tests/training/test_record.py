@@ -28,7 +28,7 @@ def test_settings_that_differ_are_named_and_nothing_is_touched(
     config = tiny_config()
     run(config)
     unet = config.unet.model_copy(update={"channels": 16})
-    with pytest.raises(ConflictError, match=r"learning_rate is 0\.0002 there and 0\.001 now; unet"):
+    with pytest.raises(ConflictError, match=r"learning_rate = 0\.0002, now 0\.001; unet"):
         run(tiny_config(learning_rate=1e-3, unet=unet))
     assert complete_steps(config.run) == [8, 12]
     # Where and how fast is another matter.
