@@ -10,8 +10,8 @@ A section whose input isn't there is left out. Large corpora are looked at throu
 shards, and the page says so.
 """
 
+import io
 import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +20,13 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 from cyclopts import Parameter
+from PIL import Image
 
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import InputError
 from infra.progress import track
+from infra.records import read_mapping
 from infra.summary import Stopwatch, Summary
 from pipeline import charts, gallery
 from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, selection_url
@@ -142,7 +144,7 @@ def _selection_name(config: Config) -> str | None:
 def _read_record(root: str, selection: str | None) -> Section:
     if selection is None:
         return {}
-    return tomllib.loads(storage.read_text(selection_url(root, selection, ".toml")))
+    return read_mapping(selection_url(root, selection, ".toml"))
 
 
 def _funnel(manifest: Manifest, policy: Policy | None, record: Section) -> list[Section]:
@@ -300,7 +302,14 @@ def _embedded(url: str) -> Section:
         data = storage.read_bytes(url)
     except FileNotFoundError:
         raise InputError(f"{url}: no such picture; make it first, or leave it out") from None
-    return {"name": _name(url), "source": gallery.data_url(data, kind)}
+    return {"words": _in_words(data) or _name(url), "source": gallery.data_url(data, kind)}
+
+
+def _in_words(picture: bytes) -> str:
+    """The captions that `sample` leaves in its PNGs, for those who can't see the picture."""
+    with Image.open(io.BytesIO(picture)) as image:
+        captions = image.info.get("captions")
+    return ", ".join(json.loads(captions)) if captions else ""
 
 
 def _total_bytes(url: str) -> int:
