@@ -36,7 +36,7 @@ def test_the_whole_way_over_s3(tmp_path: Path, s3_bucket: str) -> None:
     carry_out("embed", root)
     carry_out("index", root)
     carry_out("score", root)
-    carry_out("select", root)
+    carry_out("select", root, "--where", "num_characters >= 3")
     carry_out("pack", root, packed)
     carry_out("query", root, "cat", "--html", str(tmp_path / "q.html"))
     carry_out("train", packed, run)

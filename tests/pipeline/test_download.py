@@ -494,7 +494,7 @@ def test_a_shard_that_cannot_be_made_is_named_and_made_by_the_next_run(
     in_the_way = tmp_path / "corpus" / "shards" / "00001.parquet" / "file"
     in_the_way.parent.mkdir(parents=True)
     in_the_way.touch()
-    with pytest.raises(ShortfallError, match=r"1 of 2 shards failed: 00001 \(IsADirectoryError"):
+    with pytest.raises(ShortfallError, match=r"1 of 2 shards failed: 00001 .*\(Is a directory"):
         run(settings)
     assert not (tmp_path / "corpus" / "manifest.json").exists()
     in_the_way.unlink()

@@ -1,5 +1,6 @@
 """A tiny text tower with random weights, and settings that train in seconds."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from infra.cluster import Workers
+from pipeline.corpus import Manifest
 from training.config import Config, UNetConfig
 
 TINY_CLIP = {
@@ -56,14 +58,24 @@ def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def tiny_config(small_corpus: str, tiny_text_encoder: str, tmp_path: Path) -> Callable[..., Config]:
-    """tiny_config(**changes): 12 steps of 8 pictures of 16 pixels, in this process."""
+@pytest.fixture(scope="session")
+def shared_corpus(
+    tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[..., Manifest]
+) -> str:
+    """The root of a corpus that no test changes: 2 shards of 12 emoji each."""
+    root = str(tmp_path_factory.mktemp("corpus"))
+    make_corpus(root)
+    return root
 
-    def make(**changes: Any) -> Config:
+
+@pytest.fixture(scope="session")
+def config_of(shared_corpus: str, tiny_text_encoder: str) -> Callable[..., Config]:
+    """config_of(run, **changes): 12 steps of 8 pictures of 16 pixels, in this process."""
+
+    def make(run: str, **changes: Any) -> Config:
         settings: dict[str, Any] = {
-            "root": small_corpus,
-            "run": str(tmp_path / "run"),
+            "root": shared_corpus,
+            "run": run,
             "encoder": tiny_text_encoder,
             "image_size": 16,
             "unet": TINY_UNET,
@@ -78,3 +90,9 @@ def tiny_config(small_corpus: str, tiny_text_encoder: str, tmp_path: Path) -> Ca
         return Config(**(settings | changes))
 
     return make
+
+
+@pytest.fixture
+def tiny_config(config_of: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
+    """tiny_config(**changes): config_of with a fresh RUN of the test's own."""
+    return functools.partial(config_of, run=str(tmp_path / "run"))

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from infra import storage
-from infra.errors import CarraraError, ConfigError
+from infra.errors import ConfigError, InputError, ShortfallError
 from pipeline.corpus import read_manifest
 from training import loop
 from training.checkpoint import checkpoint_url, complete_steps, load
@@ -93,14 +93,17 @@ def test_accumulation_leaves_the_maths_as_it_is(
         assert b == pytest.approx(a, rel=1e-4)
 
 
-def test_two_processes_are_one(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_notice_a_run_they_do_not_share(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
     unet = tiny_config().unet.model_copy(update={"dropout": 0.0})
     alone = tiny_config(run=str(tmp_path / "alone"), unet=unet)
     pair = tiny_config(run=str(tmp_path / "pair"), unet=unet)
     run(alone)
     rendezvous = f"file://{tmp_path}/rendezvous"
-    record = make_record(pair).model_dump_json()
-    multiprocessing.spawn(one_of_two, (rendezvous, record), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    apart = tiny_config(run=str(tmp_path / "apart"), unet=unet)
+    records = [make_record(config).model_dump_json() for config in (pair, apart)]
+    multiprocessing.spawn(one_of_two, (rendezvous, records), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     for a, b in zip(exact(alone.run), exact(pair.run), strict=True):
         assert b == pytest.approx(a, rel=1e-4)
     weights = [load(c.run, 12, ("model",)).parts["model"] for c in (alone, pair)]
@@ -108,10 +111,13 @@ def test_two_processes_are_one(tiny_config: Callable[..., Config], tmp_path: Pat
     assert read_events(pair.run)[0]["num_workers"] == 2
 
 
-def one_of_two(rank: int, rendezvous: str, record: str) -> None:
+def one_of_two(rank: int, rendezvous: str, records: list[str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    loop.train(RunRecord.model_validate_json(record))
+    pair, apart = (RunRecord.model_validate_json(record) for record in records)
+    loop.train(pair)
+    with pytest.raises(InputError, match="different checkpoints there"):
+        loop.train(pair if rank == 0 else apart)
     dist.destroy_process_group()
 
 
@@ -121,10 +127,10 @@ def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
     config = tiny_config()
     with pytest.raises(KeyboardInterrupt):
         loop.train(make_record(config), stop_at(6))
-    trainer = loop.Trainer(make_record(config), loop.Place.current())
+    trainer = loop.Trainer(make_record(config), loop.Worker.current())
     trainer.resume()
     torch.nn.init.constant_(trainer.unet.null_text, math.nan)
-    with pytest.raises(CarraraError, match="the loss is nan at step 5; the checkpoints before"):
+    with pytest.raises(ShortfallError, match="the loss is nan at step 5; the checkpoints before"):
         trainer.run()
     assert complete_steps(config.run) == [4]
     assert load(config.run, 4).parts["model"]["null_text"].isfinite().all()
@@ -156,9 +162,9 @@ def test_draws_are_uniform_in_t_and_new_at_every_step(tiny_config: Callable[...,
 
 
 def test_batch_that_workers_cannot_share_is_named() -> None:
-    place = loop.Place(0, 3, torch.device("cpu"))
+    worker = loop.Worker(0, 3, torch.device("cpu"))
     with pytest.raises(ConfigError, match="batch_size is 8: expected a multiple of the 3 workers"):
-        place.positions(8)
+        worker.positions(8)
 
 
 def test_metrics_have_a_line_every_few_steps(tiny_config: Callable[..., Config]) -> None:

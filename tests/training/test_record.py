@@ -47,12 +47,11 @@ def test_run_on_another_corpus_is_a_conflict_unless_overwritten(
 
 
 def test_same_corpus_at_another_place_is_no_conflict(
-    tiny_config: Callable[..., Config], tmp_path: Path
+    tiny_config: Callable[..., Config], small_corpus: str, tmp_path: Path
 ) -> None:
-    config = tiny_config()
-    run(config)
+    run(tiny_config(root=small_corpus))
     moved = tmp_path / "moved"
-    Path(config.root).rename(moved)
+    Path(small_corpus).rename(moved)
     assert run(tiny_config(root=str(moved))).details["already_complete"] is True
 
 

@@ -11,9 +11,9 @@ from training import sample, train
 from training.config import Config
 
 
-@pytest.fixture
-def trained_run(tiny_config: Callable[..., Config]) -> str:
-    config = tiny_config()
+@pytest.fixture(scope="module")
+def trained_run(config_of: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
+    config = config_of(run=str(tmp_path_factory.mktemp("trained") / "run"))
     train.run(config)
     return config.run
 

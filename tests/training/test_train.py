@@ -1,4 +1,4 @@
-"""Ray Train around the loop: real workers, one of them killed."""
+"""Ray Train around the loop: real workers, one of them killed, on a disk and on an S3 server."""
 
 import os
 import signal
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.cluster import Workers
-from infra.errors import CarraraError
-from training.checkpoint import complete_steps
+from infra import storage
+from infra.cluster import Workers, connect
+from infra.errors import ConfigError, DamagedError
+from pipeline.corpus import Manifest, shard_url
+from training.checkpoint import checkpoint_url, complete_steps
 from training.config import Config
 from training.log import read_events, read_metrics
 from training.train import run
@@ -23,12 +25,11 @@ TWO = Workers(num_workers=2, cpus_per_worker=0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One Ray for the module, in a folder of its own; the workers inherit the environment."""
+def cluster(s3_endpoint: str) -> Iterator[None]:
+    """One Ray for the module; its workers inherit the environment that leads to the S3 server."""
     import ray
 
-    from infra.cluster import connect
-
+    assert s3_endpoint
     connect(Workers())
     yield
     ray.shutdown()
@@ -39,12 +40,16 @@ def exact(run: str) -> list[tuple[float, ...]]:
     return [tuple(line[name] for name in names) for line in read_metrics(run)]
 
 
-def test_killed_worker_is_replaced_and_the_losses_are_those_of_an_undisturbed_run(
-    tiny_config: Callable[..., Config], tmp_path: Path
+def test_run_whose_worker_was_killed_ends_as_an_undisturbed_one_even_in_object_storage(
+    tiny_config: Callable[..., Config],
+    tmp_path: Path,
+    s3_bucket: str,
+    make_corpus: Callable[..., Manifest],
 ) -> None:
+    make_corpus(f"{s3_bucket}/corpus")
     settings = {"num_steps": 60, "checkpoint_every": 10, "log_every": 5, "workers": TWO}
     calm = tiny_config(run=str(tmp_path / "calm"), **settings)
-    struck = tiny_config(run=str(tmp_path / "struck"), **settings)
+    struck = tiny_config(root=f"{s3_bucket}/corpus", run=f"{s3_bucket}/run", **settings)
     run(calm)
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(struck.run, killed))
@@ -57,8 +62,10 @@ def test_killed_worker_is_replaced_and_the_losses_are_those_of_an_undisturbed_ru
     assert 0 < events[1]["step"] < 60
     assert summary.details["resumes"] == 1
     assert exact(struck.run) == exact(calm.run)
-    weights = [Path(c.run, "checkpoints/step-000060/ema.safetensors") for c in (calm, struck)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    for part in ("model", "ema", "optimizer"):
+        files = [f"{checkpoint_url(c.run, 60)}/{part}.safetensors" for c in (calm, struck)]
+        assert storage.read_bytes(files[0]) == storage.read_bytes(files[1])
+    assert run(struck).details["already_complete"] is True
 
 
 def kill_a_worker_after_a_checkpoint(run: str, killed: list[int]) -> None:
@@ -72,21 +79,23 @@ def kill_a_worker_after_a_checkpoint(run: str, killed: list[int]) -> None:
 
 
 def test_mistake_found_by_a_worker_ends_the_run_at_once(
-    tiny_config: Callable[..., Config],
+    tiny_config: Callable[..., Config], small_corpus: str
 ) -> None:
-    config = tiny_config(learning_rate=1e30, num_steps=40, workers=TWO)
-    with pytest.raises(CarraraError, match=r"the loss is (nan|inf) at step"):
+    tar = Path(shard_url(small_corpus, "00001"))
+    tar.write_bytes(tar.read_bytes()[:700])
+    config = tiny_config(root=small_corpus, workers=Workers(num_workers=1))
+    with pytest.raises(DamagedError, match=r"00001\.tar: damaged"):
         run(config)
     assert [event["event"] for event in read_events(config.run)] == ["start"]  # no second try
 
 
-def test_run_and_corpus_may_be_in_object_storage(
-    tiny_config: Callable[..., Config], s3_bucket: str, make_corpus: Callable[..., object]
+def test_more_workers_than_this_machine_holds_are_refused_at_once(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_corpus(f"{s3_bucket}/corpus")
-    config = tiny_config(
-        root=f"{s3_bucket}/corpus", run=f"{s3_bucket}/run", workers=Workers(local=True)
-    )
-    run(config)
-    assert complete_steps(config.run) == [8, 12]
-    assert run(config).details["already_complete"] is True
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    workers = Workers(num_workers=4, cpus_per_worker=1000)
+    with pytest.raises(ConfigError, match=r"workers.* than the cluster has"):
+        run(tiny_config(workers=workers))
+    workers = Workers(num_workers=8, cpus_per_worker=os.cpu_count() or 1)
+    with pytest.raises(ConfigError, match=r"num_workers is 8: this machine holds 1"):
+        run(tiny_config(workers=workers))
