@@ -7,17 +7,22 @@ what still fails comes back named rather than raised: the stage decides what fal
 
 import os
 import secrets
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from pydantic import Field
+
 from infra.config import Settings
-from infra.errors import CarraraError, ConfigError
+from infra.errors import CarraraError, ConfigError, StorageError
 from infra.progress import track
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+PROBE_TIMEOUT_S = 10.0
 
 ITEMS_QUEUED_A_WORKER = 2
 """One being worked on and one waiting, so that a worker never idles for the driver's answer."""
@@ -29,13 +34,13 @@ class Workers(Settings):
     address: str | None = None
     """The Ray cluster to join ("auto": the one running here); none: $RAY_ADDRESS, else a new one on
     this machine for the length of the command."""
-    num_workers: int | None = None
+    num_workers: int | None = Field(default=None, ge=1)
     """Worker processes; none: as many as the cluster's CPUs and GPUs hold."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: float = Field(default=1.0, ge=0)
     """CPU cores that each worker asks the cluster for."""
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs that each worker asks the cluster for."""
-    max_retries: int = 2
+    max_retries: int = Field(default=2, ge=0)
     """How often an item whose worker failed or was lost is tried again."""
     local: bool = False
     """Run in this process, without Ray: for debugging."""
@@ -50,6 +55,11 @@ class Outcome(Generic[Item, Result]):
     error: str | None
 
 
+def address_of(workers: Workers) -> str | None:
+    """Of the running cluster to join; None: a new one on this machine."""
+    return workers.address or os.environ.get("RAY_ADDRESS")
+
+
 def connect(workers: Workers) -> None:
     """Join the cluster that `workers` names or start one here; once a process."""
     # Ray tells of its own coming change at every start; what it changes concerns GPUs only.
@@ -59,14 +69,15 @@ def connect(workers: Workers) -> None:
 
     if ray.is_initialized():
         return
-    address = workers.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(workers)
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if address:
             try:
+                _probe(address)
                 ray.init(address=address, **quiet)
-            except ConnectionError as error:
+            except (OSError, ValueError) as error:
                 raise ConfigError(
                     f"workers.address {address!r}: no Ray cluster answers there; start one with "
                     "`ray start --head` or leave the address out"
@@ -76,6 +87,13 @@ def connect(workers: Workers) -> None:
             # own `ray start` and `ray job submit` do from then on.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             ray.init(address="local", include_dashboard=False, **quiet)
+
+
+def _probe(address: str) -> None:
+    """Raises OSError where nothing listens at HOST:PORT; Ray itself tries for eight minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S).close()
 
 
 def map_on_workers(
@@ -126,7 +144,8 @@ def _run_on_ray(
         max_restarts=-1,
         max_task_retries=workers.max_retries,
     )(_Worker)
-    pool = [remote.remote(make) for _ in range(min(_num_workers(workers), len(items)))]
+    num_workers = workers.num_workers or num_that_fit(workers)
+    pool = [remote.remote(make) for _ in range(min(num_workers, len(items)))]
     waiting = [(item, 0) for item in reversed(items)]
     in_flight: dict[Any, tuple[Item, int, Any]] = {}
 
@@ -146,7 +165,9 @@ def _run_on_ray(
                 outcome = Outcome(item, ray.get(done), None)
             except (RayTaskError, RayActorError) as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
-                final = isinstance(cause, CarraraError) or num_tries >= workers.max_retries
+                final = num_tries >= workers.max_retries or (
+                    isinstance(cause, CarraraError) and not isinstance(cause, StorageError)
+                )
                 if not final:
                     waiting.append((item, num_tries + 1))
                     submit(actor)
@@ -173,11 +194,10 @@ class _Worker(Generic[Item, Result]):
         return self._function(item)
 
 
-def _num_workers(workers: Workers) -> int:
+def num_that_fit(workers: Workers) -> int:
+    """How many such workers the whole cluster holds; raises ConfigError if not even one."""
     import ray
 
-    if workers.num_workers is not None:
-        return workers.num_workers
     resources = ray.cluster_resources()
     fits = [resources.get("CPU", 0.0) / workers.cpus_per_worker] if workers.cpus_per_worker else []
     if workers.gpus_per_worker:

@@ -37,7 +37,9 @@ Place = Annotated[str, AfterValidator(storage.absolute), EXECUTION_ONLY]
 class Settings(BaseModel):
     """A group of settings: immutable, and an unknown name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

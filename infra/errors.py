@@ -27,6 +27,10 @@ class DamagedError(CarraraError):
     """Bytes that are not what their manifest says they are."""
 
 
+class StorageError(CarraraError):
+    """A place that can't be reached, read or written as things are; may pass, so it is retried."""
+
+
 class ShortfallError(CarraraError):
     """The work ran but fell short of the whole input; the message names what is missing."""
 

@@ -5,7 +5,6 @@ run stopped, keep what is finished. Another stamp means that the folder belongs 
 or configuration, and that is the user's to decide.
 """
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from infra import storage
 from infra.config import StageConfig
 from infra.errors import ConflictError
+from infra.records import read_record
 
 
 class Stamp(BaseModel):
@@ -42,7 +42,7 @@ def claim(folder: str, stamp: Stamp, *, overwrite: bool = False) -> None:
     """
     url = storage.join(folder, "stamp.json")
     if storage.exists(url):
-        there = Stamp.model_validate(json.loads(storage.read_text(url)))
+        there = read_record(url, Stamp)
         if (there.input_digest, there.config_digest) == (stamp.input_digest, stamp.config_digest):
             return
         if not overwrite:

@@ -6,8 +6,10 @@ the rename. Hidden names are never listed, so what a killed writer leaves is nev
 removes it.
 """
 
+import errno
 import hashlib
 import os
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,10 +20,22 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from infra.errors import StorageError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _TEMPORARY_SUFFIX = ".partial"
+
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
+"""What goes wrong with a disk while a caller of `publish` fills its file."""
+
+_CLIENT_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("aiohttp", "ClientError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+)
+"""What object stores' clients raise beside OSError, by module: none is imported for its errors."""
 
 
 def join(root: str, *parts: str) -> str:
@@ -35,33 +49,45 @@ def absolute(url: str) -> str:
 
 def exists(url: str) -> bool:
     fs, path = _filesystem(url)
-    return bool(fs.exists(path))
+    with _reading(url):
+        return bool(fs.exists(path))
 
 
 def list_names(url: str) -> list[str]:
     """Sorted names of the files and folders directly inside; empty where nothing is."""
     fs, path = _filesystem(url)
     try:
-        entries = fs.ls(path, detail=False)
-    except (FileNotFoundError, NotADirectoryError):
+        with _reading(url):
+            entries = fs.ls(path, detail=False)
+    except FileNotFoundError:
         return []
     names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != path}
     return sorted(name for name in names if not name.startswith("."))
 
 
+def list_files(url: str) -> set[str]:
+    """Paths, from there, of all files however deep; none where nothing is."""
+    fs, path = _filesystem(url)
+    with _reading(url):
+        found = fs.find(path)
+    return {file[len(path) :].lstrip("/") for file in found}
+
+
 def size_bytes(url: str) -> int:
     fs, path = _filesystem(url)
-    return int(fs.size(path))
+    with _reading(url):
+        return int(fs.size(path))
 
 
 def open_read(url: str) -> BinaryIO:
     """A seekable binary file; use it in a `with`."""
     fs, path = _filesystem(url)
-    return cast(BinaryIO, fs.open(path, "rb"))
+    with _reading(url):
+        return cast(BinaryIO, fs.open(path, "rb"))
 
 
 def read_bytes(url: str) -> bytes:
-    with open_read(url) as file:
+    with open_read(url) as file, _reading(url):
         return file.read()
 
 
@@ -77,7 +103,7 @@ def read_table(url: str, columns: list[str] | None = None) -> "pa.Table":
 
 
 def sha256(url: str) -> str:
-    with open_read(url) as file:
+    with open_read(url) as file, _reading(url):
         digest = hashlib.sha256()
         while block := file.read(1 << 22):
             digest.update(block)
@@ -107,20 +133,25 @@ def publish(url: str) -> Iterator[Path]:
     fs, target = _filesystem(url)
     if isinstance(fs, LocalFileSystem):
         final = Path(target)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(url):
+            final.parent.mkdir(parents=True, exist_ok=True)
         partial = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}"
         try:
-            yield partial
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
-            partial.replace(final)
+            with _filling(url):
+                yield partial
+            with _writing(url):
+                with partial.open("rb") as written:
+                    os.fsync(written.fileno())
+                partial.replace(final)
         finally:
             partial.unlink(missing_ok=True)
         return
     with tempfile.TemporaryDirectory(prefix="carrara-") as spool:
         partial = Path(spool) / target.rsplit("/", 1)[-1]
-        yield partial
-        fs.put_file(str(partial), target)
+        with _filling(url):
+            yield partial
+        with _writing(url):
+            fs.put_file(str(partial), target)
 
 
 @contextmanager
@@ -132,15 +163,17 @@ def local_copy(url: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="carrara-") as spool:
         copy = Path(spool) / path.rsplit("/", 1)[-1]
-        fs.get_file(path, str(copy))
+        with _reading(url):
+            fs.get_file(path, str(copy))
         yield copy
 
 
 def remove(url: str) -> None:
     """Remove a file, or a folder with all that is in it; nothing there is fine."""
     fs, path = _filesystem(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    with _writing(url):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
 
 
 def sweep(url: str) -> None:
@@ -153,5 +186,62 @@ def sweep(url: str) -> None:
 
 def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     # Listings are not cached: other processes write to the same folders.
-    fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
+    try:
+        fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
+    except (ValueError, ImportError, OSError) as error:
+        raise StorageError(
+            f"{url}: can't be opened ({_reason(error)}); expected a folder, s3://, gs:// or "
+            "another URL that fsspec has a driver for here"
+        ) from error
     return fs, path
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Errors that name the place in one line; that nothing is there stays FileNotFoundError."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", url) from error
+    except _errors() as error:
+        raise StorageError(
+            f"{url}: can't be read ({_reason(error)}); expected a place that can be reached, with "
+            "leave to read it"
+        ) from error
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[None]:
+    try:
+        yield
+    except _errors() as error:
+        raise _unwritable(url, error) from error
+
+
+@contextmanager
+def _filling(url: str) -> Iterator[None]:
+    """What the caller of `publish` runs into is its own, save what the disk says."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise _unwritable(url, error) from error
+
+
+def _unwritable(url: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"{url}: can't be written ({_reason(error)}); expected a place with room and with leave to "
+        "write there, or a bucket that exists: make it so, or choose another place"
+    )
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What filesystems raise, and their clients, those that are loaded."""
+    loaded = ((module, name) for module, name in _CLIENT_ERRORS if module in sys.modules)
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in loaded))
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

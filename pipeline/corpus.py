@@ -19,11 +19,12 @@ from functools import cached_property
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from infra import storage
 from infra.config import digest_of
 from infra.errors import DamagedError, InputError
+from infra.records import read_record
 
 SCHEMA_VERSION = 1
 SUCCESS = "success"
@@ -116,18 +117,12 @@ def read_manifest(root: str) -> Manifest:
     """Raises InputError where no corpus is, DamagedError where its manifest can't be read."""
     url = manifest_url(root)
     try:
-        text = storage.read_text(url)
+        manifest = read_record(url, Manifest)
     except FileNotFoundError:
         raise InputError(
             f"{root}: no corpus here (no manifest.json); make one with `carrara download`, or let "
             "an interrupted one finish by running its command again"
         ) from None
-    try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DamagedError(f"{url}: not a manifest ({place}: {first['msg']})") from None
     if manifest.schema_version != SCHEMA_VERSION:
         raise InputError(
             f"{url}: schema version {manifest.schema_version}, this program reads "
@@ -147,6 +142,11 @@ def write_manifest(root: str, manifest: Manifest) -> None:
 
 def shard_url(root: str, name: str, suffix: str = ".tar") -> str:
     return storage.join(root, "shards", f"{name}{suffix}")
+
+
+def shard_files(name: str) -> list[str]:
+    """Names of a shard's files, in the order in which they are written."""
+    return [f"{name}{suffix}" for suffix in (".tar", ".parquet", "_stats.json")]
 
 
 def write_shard(
@@ -196,17 +196,47 @@ def iter_samples(root: str, shard: Shard) -> Iterator[Sample]:
     url = shard_url(root, shard.name)
     num_read = 0
     try:
-        with storage.open_read(url) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            for key, members in _group_members(tar):
-                yield _sample(key, members)
-                num_read += 1
-    except (tarfile.TarError, KeyError, ValueError, EOFError, FileNotFoundError) as error:
+        with storage.open_read(url) as opened:
+            file = _HashedReader(opened)
+            with tarfile.open(fileobj=file, mode="r|") as tar:
+                for key, members in _group_members(tar):
+                    yield _sample(key, members)
+                    num_read += 1
+            sha256 = file.sha256_of_all()
+    except FileNotFoundError:
+        reason = "missing"
+    except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
         reason = f"{type(error).__name__}: {error}"
     else:
-        if num_read == shard.num_samples:
+        if (num_read, sha256) == (shard.num_samples, shard.sha256):
             return
-        reason = f"{num_read} samples instead of {shard.num_samples}"
-    raise DamagedError(
+        reason = (
+            f"{num_read} samples instead of {shard.num_samples}"
+            if num_read != shard.num_samples
+            else "other bytes than its manifest says"
+        )
+    raise _damaged(root, url, reason)
+
+
+class _HashedReader(io.RawIOBase):
+    """A file read once, from its start, and the digest of what went by."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._digest.update(data)
+        return data
+
+    def sha256_of_all(self) -> str:
+        while self.read(1 << 20):
+            pass
+        return self._digest.hexdigest()
+
+
+def _damaged(root: str, url: str, reason: str) -> DamagedError:
+    return DamagedError(
         f"shard {url}: damaged ({reason}); `carrara verify {root}` lists all damaged shards, "
         "remove them and run the command that made them again"
     )
@@ -236,8 +266,20 @@ def _sample(key: str, members: dict[str, bytes]) -> Sample:
 
 
 def read_rows(root: str, shard: Shard, columns: list[str] | None = None) -> pa.Table:
-    """Every row of a shard, failures too; samples are those with status "success"."""
-    return storage.read_table(shard_url(root, shard.name, ".parquet"), columns)
+    """Every row of a shard, failures too; samples are those with status "success".
+
+    Raises DamagedError for a parquet that isn't what its manifest says.
+    """
+    import pyarrow.parquet as pq
+
+    url = shard_url(root, shard.name, ".parquet")
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        raise _damaged(root, url, "missing") from None
+    if hashlib.sha256(data).hexdigest() != shard.rows_sha256:
+        raise _damaged(root, url, "other bytes than its manifest says")
+    return pq.read_table(pa.BufferReader(data), columns=columns)
 
 
 # Columns and selections

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from infra import storage
 from infra.cluster import Outcome, Workers, map_on_workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
-from infra.errors import ConflictError, ShortfallError
+from infra.errors import ConflictError, DamagedError, ShortfallError
 from infra.stamp import differences
 from infra.summary import Stopwatch, Summary
 from pipeline import worklist
@@ -111,11 +111,14 @@ def run(config: Config) -> Summary:
 def _finished(config: Config, input_digest: str) -> Manifest | None:
     """The manifest of this very corpus if it is complete; raises where ROOT holds another."""
     root = config.root
-    manifest = read_manifest(root) if storage.exists(manifest_url(root)) else None
+    manifest = _read_held_manifest(config)
     held = manifest or worklist.read_plan(root)
     if held and _is_of(held, config, input_digest):
-        if manifest:
-            storage.remove(worklist.folder_url(root))
+        if manifest is None or len(worklist.whole_shards(root, manifest.shards)) < len(
+            manifest.shards
+        ):
+            return None
+        storage.remove(worklist.folder_url(root))
         return manifest
     has_shards = bool(storage.list_names(storage.join(root, "shards")))
     if (held or has_shards) and not config.overwrite:
@@ -124,6 +127,17 @@ def _finished(config: Config, input_digest: str) -> Manifest | None:
             f"{root}: holds {what}; choose another ROOT or replace what is there with --overwrite"
         )
     return None
+
+
+def _read_held_manifest(config: Config) -> Manifest | None:
+    if not storage.exists(manifest_url(config.root)):
+        return None
+    try:
+        return read_manifest(config.root)
+    except DamagedError:
+        if config.overwrite:
+            return None
+        raise
 
 
 def _is_of(held: Manifest | Plan, config: Config, input_digest: str) -> bool:
@@ -174,26 +188,39 @@ def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
 
 
 def _plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
-    """The plan of an interrupted run of the same, else a new one in an emptied place."""
+    """The plan of an interrupted run of the same, else a new one.
+
+    What a new one leaves of the place: nothing of another corpus; of the same one, finished once,
+    the shards that it still has.
+    """
     root = config.root
-    held = worklist.read_plan(root)
-    if held and _is_of(held, config, input_digest):
-        return held
-    storage.remove(worklist.folder_url(root))
+    plan = worklist.read_plan(root)
+    if plan is None or not _is_of(plan, config, input_digest):
+        plan = _new_plan(config, pairs, input_digest)
+        manifest = _read_held_manifest(config)
+        # The list has been read to its end and can be used: only now is what it replaces removed.
+        if manifest and _is_of(manifest, config, input_digest):
+            for shard in worklist.whole_shards(root, manifest.shards):
+                worklist.write_record(root, worklist.recount(root, shard))
+        else:
+            storage.remove(manifest_url(root))
+            for folder in DERIVED:
+                storage.remove(storage.join(root, folder))
+        worklist.write_plan(root, plan)
+    storage.remove(manifest_url(root))
+    return plan
+
+
+def _new_plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
+    storage.remove(worklist.folder_url(config.root))
     rows_a_slice = config.number_sample_per_shard
-    plan = Plan(
+    return Plan(
         input_digest=input_digest,
         config=config.identity(),
         config_digest=config.digest(),
-        num_rows=worklist.write_slices(root, pairs, rows_a_slice),
+        num_rows=worklist.write_slices(config.root, pairs, rows_a_slice),
         rows_a_slice=rows_a_slice,
     )
-    # The list has been read to its end and can be used: only now is what it replaces removed.
-    storage.remove(manifest_url(root))
-    for folder in DERIVED:
-        storage.remove(storage.join(root, folder))
-    worklist.write_plan(root, plan)
-    return plan
 
 
 def _make_worker(config: Config) -> "ShardDownloader":

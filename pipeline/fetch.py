@@ -54,9 +54,9 @@ class FetchSettings(Settings):
     """Give up answers that are longer."""
     allow_hosts: tuple[str, ...] = ()
     """Hosts, as URLs name them, that may be at a private or local address."""
-    user_agent_token: str = "carrara"
+    user_agent_token: str = Field(default="carrara", pattern=r"^[!-~]+$")
     """The name of this program in its user agent and in X-Robots-Tag headers meant for it."""
-    contact: Annotated[str | None, EXECUTION_ONLY] = None
+    contact: Annotated[str | None, EXECUTION_ONLY] = Field(default=None, pattern=r"^[ -~]*$")
     """Where a site's owner can complain (a URL or a mail address): told in the user agent."""
     disallowed_header_directives: tuple[str, ...] = (
         "noai",

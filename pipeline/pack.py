@@ -27,6 +27,7 @@ from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConfigError, DamagedError, InputError
 from infra.progress import track
+from infra.records import read_mapping
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import (
@@ -40,6 +41,7 @@ from pipeline.corpus import (
     read_rows,
     read_selection,
     selection_url,
+    shard_files,
     shard_url,
     write_manifest,
     write_shard,
@@ -96,11 +98,16 @@ def run(config: Config) -> Summary:
 
 
 def _pack(config: Config, source: Manifest, plan: "Plan", stamp: Stamp) -> Manifest:
+    held = read_manifest(config.output) if storage.exists(manifest_url(config.output)) else None
     done = _done_shards(config.output, plan)
-    if len(done) == plan.num_shards and storage.exists(manifest_url(config.output)):
-        return read_manifest(config.output)
+    if held and len(done) == plan.num_shards:
+        return held
     missing = [index for index in range(plan.num_shards) if index not in done]
-    shards = {index: _shard_there(config.output, plan, index) for index in done}
+    # A manifest's word stands: a shard damaged since must not be taken for good.
+    shards = {
+        index: held.shards[index] if held else _shard_there(config.output, plan, index)
+        for index in done
+    }
     with tempfile.TemporaryDirectory(prefix="carrara-pack-", dir=config.spool) as folder:
         spools = Spools(Path(folder))
         if missing:
@@ -180,14 +187,12 @@ def _check_apart(root: str, output: str) -> None:
 
 
 def _read_kept(config: Config, source: Manifest) -> pa.Table:
-    import tomllib
-
     table = read_selection(config.root, config.selection)
     toml = selection_url(config.root, config.selection, ".toml")
     again = f"run `carrara select {config.root} --name {config.selection}` again"
     if not storage.exists(toml):
         raise InputError(f"{toml}: missing, so the selection is not whole; {again}")
-    of = tomllib.loads(storage.read_text(toml))["corpus_digest"]
+    of = read_mapping(toml)["corpus_digest"]
     if of != source.digest:
         raise InputError(
             f"{toml}: selects from another corpus (digest {of}, now {source.digest}); {again}"
@@ -206,9 +211,9 @@ def _input_digest(config: Config, source: Manifest) -> str:
 
 
 def _done_shards(output: str, plan: Plan) -> list[int]:
-    """A shard is done when its _stats.json, written last, is there."""
+    """A shard is done when its files, _stats.json being written last, are there."""
     names = set(storage.list_names(storage.join(output, "shards")))
-    return [i for i in range(plan.num_shards) if f"{plan.name(i)}_stats.json" in names]
+    return [i for i in range(plan.num_shards) if names >= set(shard_files(plan.name(i)))]
 
 
 def _as_bytes(uids: pa.ChunkedArray) -> Uids:

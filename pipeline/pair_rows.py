@@ -118,5 +118,5 @@ def _is_utf8(text: str) -> bool:
 def _values(values: list[object]) -> pa.Array:
     try:
         return pa.array(values)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OverflowError):
         return pa.array([None if v is None else str(v) for v in values], pa.string())

@@ -11,6 +11,8 @@ import difflib
 import gzip
 import itertools
 import json
+import shlex
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,14 +176,14 @@ def _json_lines(stream: BinaryIO) -> Iterator[object]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield None
 
 
 def _json_array(stream: BinaryIO, file: str) -> Iterator[object]:
     try:
         document = json.load(stream)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"list {file}: not JSON ({error}); expected an array of objects (one object a line is "
             "called .jsonl)"
@@ -212,10 +214,15 @@ def _check_columns(have: list[str], file: str, pairs: PairList) -> None:
         pairs.columns.caption: "--caption-column",
     } | dict.fromkeys(pairs.columns.additional, "--save-additional-columns")
     for name, option in wanted.items():
+        if have.count(name) > 1:
+            raise InputError(
+                f"list {file}: has {have.count(name)} columns {name!r}, expected one; rename the "
+                f"others, or name another with {option}"
+            )
         if name not in have:
             by_lower_case = {column.lower(): column for column in have}
             near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-            hint = f"; did you mean {option} {by_lower_case[near[0]]}?" if near else ""
+            hint = f"; did you mean {option} {shlex.quote(by_lower_case[near[0]])}?" if near else ""
             shown = ", ".join(map(repr, have[:NUM_NAMED])) or "none"
             more = f" and {len(have) - NUM_NAMED} more" if len(have) > NUM_NAMED else ""
             raise InputError(
@@ -253,7 +260,7 @@ def _as_input_errors(file: str, tables: Iterator[pa.Table]) -> Iterator[pa.Table
     """What a reader finds wrong with the file is the user's to know, in one line."""
     try:
         yield from tables
-    except (pa.ArrowInvalid, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError, EOFError, zlib.error, OSError) as error:
         reason = str(error).splitlines()[0]
         kind = file.removesuffix(".gz").rsplit(".", 1)[-1].lower()
         raise InputError(

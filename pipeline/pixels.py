@@ -50,11 +50,11 @@ class PixelSettings(Settings):
     """What pictures are stored as."""
     skip_reencode: bool = False
     """Keep the bytes as fetched where the picture needed no resizing and has the format already."""
-    min_image_size: int = 0
+    min_image_size: int = Field(default=0, ge=0)
     """Reject pictures whose shorter side has fewer pixels."""
-    max_image_area: int = MAX_IMAGE_AREA
+    max_image_area: int = Field(default=MAX_IMAGE_AREA, ge=1)
     """Reject pictures of more pixels, by their header, before they are decoded."""
-    max_aspect_ratio: float | None = None
+    max_aspect_ratio: float | None = Field(default=None, ge=1)
     """Reject pictures whose longer side is more than so many times the shorter."""
 
     @model_validator(mode="after")

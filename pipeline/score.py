@@ -26,6 +26,7 @@ from infra import storage
 from infra.cluster import Workers, map_on_workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConfigError, ShortfallError
+from infra.records import read_mapping
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, Shard, read_manifest, write_columns
@@ -88,9 +89,9 @@ def run(config: Config) -> Summary:
             claim(
                 _folder(config.root, signal), _stamp(signal, manifest), overwrite=config.overwrite
             )
-        num_scored = _score(config, manifest, signals)
+        scored = _score(config, manifest, signals)
         for signal in signals:
-            _publish_manifest(_folder(config.root, signal), signal, manifest)
+            _publish_manifest(_folder(config.root, signal), signal, manifest, scored[signal.name])
     return Summary(
         stage="score",
         num_in=manifest.num_samples,
@@ -98,7 +99,7 @@ def run(config: Config) -> Summary:
         counts={signal.name: manifest.num_samples for signal in signals},
         seconds=watch.seconds,
         outputs={signal.name: _folder(config.root, signal) for signal in signals},
-        details={"shards scored now": num_scored},
+        details={"shards scored now": {name: len(files) for name, files in scored.items()}},
     )
 
 
@@ -137,14 +138,14 @@ class Task:
     shard: Shard
 
 
-def _score(config: Config, manifest: Manifest, signals: list[Signal]) -> dict[str, int]:
-    """Score the shards that have no values yet; returns how many, by signal."""
-    tasks, num_missing = [], {}
+def _score(config: Config, manifest: Manifest, signals: list[Signal]) -> dict[str, set[str]]:
+    """Score the shards that have no values yet; returns the files written, by signal."""
+    tasks, written = [], {}
     for reference, signal in zip(config.signals, signals, strict=True):
         done = set(storage.list_names(_folder(config.root, signal)))
         missing = [shard for shard in manifest.shards if f"{shard.name}.parquet" not in done]
         tasks += [Task(reference, shard) for shard in missing]
-        num_missing[signal.name] = len(missing)
+        written[signal.name] = {f"{shard.name}.parquet" for shard in missing}
     outcomes = map_on_workers(
         partial(_Scorer, config.root, _options(config)),
         tasks,
@@ -162,7 +163,7 @@ def _score(config: Config, manifest: Manifest, signals: list[Signal]) -> dict[st
             f"score {config.root}: {len(failed)} of {len(tasks)} shards failed ({names}; first "
             f"error: {failed[0][2]}); run the command again to score only these"
         )
-    return num_missing
+    return written
 
 
 class _Scorer:
@@ -192,17 +193,27 @@ def _score_shard(signal: Signal, root: str, shard: Shard) -> None:
     write_columns(root, signal.name, shard.name, table.replace_schema_metadata(metadata))
 
 
-def _publish_manifest(folder: str, signal: Signal, manifest: Manifest) -> None:
+def _publish_manifest(
+    folder: str, signal: Signal, manifest: Manifest, scored_now: set[str]
+) -> None:
+    url = storage.join(folder, "manifest.json")
+    # What was there before keeps its digest: a file damaged since must not be taken for good.
+    known = read_mapping(url)["files"] if storage.exists(url) else {}
     names = [f"{shard.name}.parquet" for shard in manifest.shards]
     record = {
         "signal": signal.name,
         "identity": signal.identity(),
         "config_digest": _stamp(signal, manifest).config_digest,
         "corpus_digest": manifest.digest,
-        "files": {name: storage.sha256(storage.join(folder, name)) for name in names},
+        "files": {
+            name: storage.sha256(storage.join(folder, name))
+            if name in scored_now or name not in known
+            else known[name]
+            for name in names
+        },
     }
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    storage.publish_text(storage.join(folder, "manifest.json"), text)
+    storage.publish_text(url, text)
 
 
 def _options(config: Config) -> Options:

@@ -13,10 +13,8 @@ signal also as a table of its name, for thresholds such as a quantile. DuckDB do
 `memory_limit`; no Ray.
 """
 
-import json
 import re
 import tempfile
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.progress import track
+from infra.records import read_mapping
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, list_signals, read_manifest, selection_url, shard_url
 from pipeline.policy import Policy, load_policy, policy_of
@@ -130,7 +129,7 @@ def read_signals(
     for name in list_signals(root) if names is None else names:
         url = storage.join(root, "columns", name, "manifest.json")
         if storage.exists(url):
-            found[name] = json.loads(storage.read_text(url))
+            found[name] = read_mapping(url)
             if found[name]["corpus_digest"] != manifest.digest:
                 raise InputError(
                     f"{root}: signal {name!r} was scored on another corpus (digest "
@@ -158,7 +157,7 @@ def _check_vacant(config: Config, record: Record) -> None:
     url = selection_url(config.root, config.name, ".toml")
     if config.overwrite or not storage.exists(url):
         return
-    there = tomllib.loads(storage.read_text(url))
+    there = read_mapping(url)
     differing = [name for name, value in record.identity().items() if there.get(name) != value]
     if differing:
         raise ConflictError(
@@ -187,15 +186,27 @@ def _open(
         connection.register_filesystem(filesystem)
     names = [shard.name for shard in manifest.shards]
     rows = _read_parquet(shard_url(config.root, name, ".parquet") for name in names)
-    connection.execute(f"CREATE VIEW shards AS SELECT * FROM {rows} WHERE status = 'success'")
+    statements = [f"CREATE VIEW shards AS SELECT * FROM {rows} WHERE status = 'success'"]
     joins = ""
     for signal in signals:
         folder = storage.join(config.root, "columns", signal)
         files = _read_parquet(storage.join(folder, f"{name}.parquet") for name in names)
-        connection.execute(f'CREATE VIEW "{signal}" AS SELECT * FROM {files}')
+        statements.append(f'CREATE VIEW "{signal}" AS SELECT * FROM {files}')
         joins += f' LEFT JOIN "{signal}" USING (uid)'
-    connection.execute(f"CREATE VIEW samples AS SELECT * FROM shards{joins}")
+    statements.append(f"CREATE VIEW samples AS SELECT * FROM shards{joins}")
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    except duckdb.Error as error:
+        raise _unreadable(error) from None
     return connection
+
+
+def _unreadable(error: Exception) -> DamagedError:
+    return DamagedError(
+        f"a parquet of the shards or of the columns can't be read ({_first_line(error)}); "
+        "`carrara verify` tells which files are damaged"
+    )
 
 
 def _read_parquet(urls: Iterator[str]) -> str:
@@ -251,6 +262,9 @@ def _select(
                 bar.advance(batch.num_rows)
                 yield _with_reasons(batch, policy)
         except duckdb.Error as error:
+            # It names the file that it could not read.
+            if ".parquet" in str(error):
+                raise _unreadable(error) from None
             raise ConfigError(
                 f"policy: {_first_line(error)}; an expression that fits its columns' types fails "
                 "on their values"

@@ -7,8 +7,6 @@ Reads   ROOT/manifest.json and every shard's tar and parquet; the files that the
 Writes  nothing
 """
 
-import json
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ShortfallError
 from infra.progress import track
+from infra.records import read_mapping
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, read_manifest
 
@@ -79,12 +78,12 @@ def _files(root: str, manifest: Manifest) -> Iterator[Expected]:
             url = storage.join(root, folder, name, record_name)
             # No record: its command has not come to an end yet and will check for itself.
             if storage.exists(url):
-                files: dict[str, str] = json.loads(storage.read_text(url)).get("files", {})
+                files: dict[str, str] = read_mapping(url).get("files", {})
                 for path, sha256 in files.items():
                     yield Expected(f"{folder}/{name}/{path}", sha256)
     for name in storage.list_names(storage.join(root, "selections")):
         if name.endswith(".toml"):
-            record = tomllib.loads(storage.read_text(storage.join(root, "selections", name)))
+            record = read_mapping(storage.join(root, "selections", name))
             yield Expected(f"selections/{name.removesuffix('.toml')}.parquet", record["sha256"])
 
 

@@ -9,8 +9,8 @@ The list is read once, as a stream; memory holds one slice. Duplicates are found
 uids, within `DEDUP_MEMORY` and its temporary files. The folder goes when the corpus is complete.
 """
 
-import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
-from pipeline.corpus import Shard, sample_uid, shard_url
+from infra.records import read_record
+from pipeline.corpus import SUCCESS, Shard, read_rows, sample_uid, shard_files, shard_url
 from pipeline.pairs import PairList
 
 DEDUP_MEMORY = "1GB"
@@ -69,7 +70,7 @@ def folder_url(root: str, *parts: str) -> str:
 
 def read_plan(root: str) -> Plan | None:
     url = folder_url(root, "plan.json")
-    return Plan.model_validate_json(storage.read_text(url)) if storage.exists(url) else None
+    return read_record(url, Plan) if storage.exists(url) else None
 
 
 def write_slices(root: str, pairs: PairList, rows_a_slice: int) -> int:
@@ -115,21 +116,30 @@ def read_records(root: str) -> dict[str, ShardRecord]:
     """The finished shards by name, those left out whose files are gone or of another size."""
     records = {}
     for name in storage.list_names(folder_url(root, "done")):
-        text = storage.read_text(folder_url(root, "done", name))
-        record = ShardRecord.model_validate(json.loads(text))
-        if _is_whole(root, record.shard):
-            records[record.shard.name] = record
-    return records
+        record = read_record(folder_url(root, "done", name), ShardRecord)
+        records[record.shard.name] = record
+    return {
+        shard.name: records[shard.name]
+        for shard in whole_shards(root, [record.shard for record in records.values()])
+    }
 
 
-def _is_whole(root: str, shard: Shard) -> bool:
-    tar = shard_url(root, shard.name)
-    others = (shard_url(root, shard.name, suffix) for suffix in (".parquet", "_stats.json"))
-    return (
-        storage.exists(tar)
-        and storage.size_bytes(tar) == shard.num_bytes
-        and all(map(storage.exists, others))
-    )
+def whole_shards(root: str, shards: list[Shard]) -> list[Shard]:
+    """Those whose files are all there, the tar of the right size."""
+    there = set(storage.list_names(storage.join(root, "shards")))
+    return [
+        shard
+        for shard in shards
+        if there >= set(shard_files(shard.name))
+        and storage.size_bytes(shard_url(root, shard.name)) == shard.num_bytes
+    ]
+
+
+def recount(root: str, shard: Shard) -> ShardRecord:
+    """The record of a shard of a finished corpus, from the shard's own rows."""
+    rows = read_rows(root, shard, ["error_message"])["error_message"].to_pylist()
+    counts = Counter(reason or SUCCESS for reason in rows)
+    return ShardRecord(shard=shard, counts=dict(sorted(counts.items())))
 
 
 def _resliced(tables: Iterator[pa.Table], rows_a_slice: int) -> Iterator[pa.Table]:

@@ -20,6 +20,7 @@ from infra import storage
 from infra.cluster import Workers, map_on_workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ShortfallError
+from infra.records import read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, Shard, read_manifest
@@ -122,13 +123,12 @@ def _finished(folder: str, corpus: Manifest) -> dict[str, Part]:
     """The parts that an earlier run left whole, by shard."""
     width = number_width(corpus)
     names = {part_name(shard.name, width): shard.name for shard in corpus.shards}
-    there = storage.list_names(storage.join(folder, "parts"))
-    return {
-        names[f"parts/{name}"]: Part.model_validate_json(
-            storage.read_text(storage.join(folder, "parts", name))
-        )
-        for name in there
+    there = storage.list_files(folder)
+    parts = {
+        names[name]: read_record(storage.join(folder, name), Part)
+        for name in sorted(there & names.keys())
     }
+    return {shard: part for shard, part in parts.items() if there >= part.files.keys()}
 
 
 def _stamp(config: Config, corpus: Manifest, weights_digest: str) -> Stamp:

@@ -10,7 +10,6 @@
 """
 
 import io
-import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from infra import storage
 from infra.config import digest_of
 from infra.errors import ConflictError, DamagedError, InputError
+from infra.records import read_mapping, read_record
 from pipeline.corpus import Manifest
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def read_embeddings_manifest(root: str, encoder: str, corpus: Manifest) -> Embed
     command = f"`carrara embed {root} --encoder {encoder}`"
     if not storage.exists(url):
         raise InputError(f"{root}: no embeddings by {encoder!r}; make them with {command}")
-    manifest = EmbeddingsManifest.model_validate_json(storage.read_text(url))
+    manifest = read_record(url, EmbeddingsManifest)
     if manifest.corpus_digest != corpus.digest:
         raise ConflictError(
             f"{url}: embeddings of another state of the corpus (digest {manifest.corpus_digest}, "
@@ -171,4 +171,4 @@ def list_encoders(root: str, folder: Literal["embeddings", "index"]) -> list[str
     manifest_name = {"embeddings": "manifest.json", "index": "index.json"}[folder]
     base = storage.join(root, folder)
     urls = [storage.join(base, slug, manifest_name) for slug in storage.list_names(base)]
-    return [json.loads(storage.read_text(url))["encoder"] for url in urls if storage.exists(url)]
+    return [read_mapping(url)["encoder"] for url in urls if storage.exists(url)]

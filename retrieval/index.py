@@ -19,6 +19,7 @@ from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import InputError
 from infra.progress import track
+from infra.records import read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import read_manifest
@@ -95,9 +96,8 @@ def run(config: Config) -> Summary:
         check_kind(kind, embeddings.num_rows, embeddings.dim)
         claim(folder, _stamp(embeddings, kind, config.num_queries), overwrite=config.overwrite)
         url = storage.join(folder, "index.json")
-        if storage.exists(url):
-            manifest = IndexManifest.model_validate_json(storage.read_text(url))
-        else:
+        manifest = read_record(url, IndexManifest) if storage.exists(url) else None
+        if manifest is None or not storage.list_files(folder) >= manifest.files.keys():
             manifest = _build(config, embeddings, kind, folder)
             storage.sweep(folder)
             storage.publish_text(url, manifest.model_dump_json(indent=2) + "\n")

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from infra import storage
 from infra.errors import ConflictError, DamagedError, InputError
+from infra.records import read_record
 from pipeline.corpus import Manifest, iter_samples, read_manifest
 from retrieval import knn
 from retrieval.embeddings import Modality, Part, choose_encoder, index_url, metadata_name
@@ -61,7 +62,7 @@ class Retriever:
         corpus = read_manifest(root)
         encoder = choose_encoder(root, "index", encoder)
         url = storage.join(index_url(root, encoder), "index.json")
-        manifest = IndexManifest.model_validate_json(storage.read_text(url))
+        manifest = read_record(url, IndexManifest)
         if manifest.corpus_digest != corpus.digest:
             raise ConflictError(
                 f"{url}: an index of another state of the corpus (digest {manifest.corpus_digest},"

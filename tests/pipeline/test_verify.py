@@ -62,5 +62,5 @@ def test_no_corpus_and_a_broken_manifest_are_told_apart(curated: str, tmp_path: 
     with pytest.raises(InputError, match="no corpus here"):
         run(str(tmp_path / "nothing"))
     Path(curated, "manifest.json").write_text("{")
-    with pytest.raises(DamagedError, match="not a manifest"):
+    with pytest.raises(DamagedError, match=r"manifest.json: damaged"):
         run(curated)
