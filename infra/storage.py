@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import StorageError
+from infra.errors import DamagedError, StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,10 +96,17 @@ def read_text(url: str) -> str:
 
 
 def read_table(url: str, columns: list[str] | None = None) -> "pa.Table":
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with open_read(url) as file:
-        return pq.read_table(file, columns=columns)
+        try:
+            return pq.read_table(file, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DamagedError(
+                f"{url}: not a parquet file that can be read ({_reason(error)}); `carrara verify` "
+                "tells what else is damaged"
+            ) from error
 
 
 def sha256(url: str) -> str:
@@ -137,6 +144,8 @@ def publish(url: str) -> Iterator[Path]:
             final.parent.mkdir(parents=True, exist_ok=True)
         partial = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY_SUFFIX}"
         try:
+            with _writing(url):
+                partial.touch()
             with _filling(url):
                 yield partial
             with _writing(url):
@@ -176,11 +185,14 @@ def remove(url: str) -> None:
             fs.rm(path, recursive=True)
 
 
-def sweep(url: str) -> None:
-    """Remove what killed writers left under a local folder. Call it when no writer is running."""
+def sweep(url: str, name: str = "") -> None:
+    """Remove what killed writers left under a local folder, of files whose names begin so.
+
+    Call it when no writer of them is running.
+    """
     fs, path = _filesystem(url)
     if isinstance(fs, LocalFileSystem):
-        for leftover in Path(path).rglob(f".*{_TEMPORARY_SUFFIX}"):
+        for leftover in Path(path).rglob(f".{name}*{_TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
 
 

@@ -87,6 +87,18 @@ class Manifest(BaseModel):
         return sum(shard.num_samples for shard in self.shards)
 
 
+class ColumnsManifest(BaseModel):
+    """One signal's values over the corpus: what they were made from, and sha256 by file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    signal: str
+    identity: dict[str, Any]
+    config_digest: str
+    corpus_digest: str
+    files: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Sample:
     """One picture with its caption, as stored in a tar."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from infra import storage
-from infra.errors import InputError
+from infra.errors import DamagedError, InputError
 from pipeline import charts
 from pipeline.corpus import SUCCESS, Manifest, Shard, iter_samples, read_rows
 from pipeline.policy import Policy, Rule
@@ -180,9 +180,10 @@ def _shard_rows(root: str, shard: Shard, signals: Sequence[str]) -> pa.Table:
     rows = read_rows(root, shard, ["key", "uid", "caption", "status"])
     rows = rows.filter(pc.equal(rows["status"], SUCCESS)).drop_columns(["status"])
     for signal in signals:
-        columns = storage.read_table(
-            storage.join(root, "columns", signal, f"{shard.name}.parquet")
-        ).replace_schema_metadata(None)
+        url = storage.join(root, "columns", signal, f"{shard.name}.parquet")
+        if not storage.exists(url):
+            raise DamagedError(f"{url}: missing; `carrara score` makes it again")
+        columns = storage.read_table(url).replace_schema_metadata(None)
         new = [name for name in columns.column_names if name not in rows.column_names]
         rows = rows.join(columns.select(["uid", *new]), "uid", join_type="left outer")
     return rows

@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConfigError, DamagedError, InputError
 from infra.progress import track
-from infra.records import read_mapping
+from infra.records import read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import (
@@ -76,6 +76,8 @@ def run(config: Config) -> Summary:
     """Raises InputError where the selection isn't of this corpus or keeps nothing."""
     with Stopwatch() as watch:
         _check_apart(config.root, config.output)
+        if config.spool is not None and not Path(config.spool).is_dir():
+            raise ConfigError(f"spool {config.spool}: no such folder here; expected a local one")
         source = read_manifest(config.root)
         kept = _read_kept(config, source)
         stamp = Stamp.of("pack", config, _input_digest(config, source))
@@ -127,6 +129,12 @@ def _pack(config: Config, source: Manifest, plan: "Plan", stamp: Stamp) -> Manif
     )
     write_manifest(config.output, manifest)
     return manifest
+
+
+class _Origin(BaseModel):
+    """What `pack` needs of a selection's record."""
+
+    corpus_digest: str
 
 
 class Plan:
@@ -192,7 +200,7 @@ def _read_kept(config: Config, source: Manifest) -> pa.Table:
     again = f"run `carrara select {config.root} --name {config.selection}` again"
     if not storage.exists(toml):
         raise InputError(f"{toml}: missing, so the selection is not whole; {again}")
-    of = read_mapping(toml)["corpus_digest"]
+    of = read_record(toml, _Origin).corpus_digest
     if of != source.digest:
         raise InputError(
             f"{toml}: selects from another corpus (digest {of}, now {source.digest}); {again}"

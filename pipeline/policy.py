@@ -14,12 +14,16 @@ Reads   policies/<name>.toml (the shipped ones) or any fsspec URL
 
 import tomllib
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from infra import storage
 from infra.config import Settings, digest_of
 from infra.errors import ConfigError
+
+KEPT = "kept"
+"""What is counted beside the rules' names."""
 
 SHIPPED = Path(__file__).parent / "policies"
 
@@ -37,6 +41,13 @@ class Policy(Settings):
     weight: str = "1.0"
     rules: tuple[Rule, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [rule.name for rule in self.rules]
+        if len({*names, KEPT}) <= len(names):
+            raise ValueError(f"rules need names of their own, and none is called {KEPT!r}")
+        return self
+
     @property
     def digest(self) -> str:
         """16 hex digits over what decides the outcome: titles and sources may be reworded."""
@@ -50,7 +61,7 @@ def load_policy(name_or_url: str) -> Policy:
     url = str(shipped) if shipped.is_file() else name_or_url
     try:
         return Policy.model_validate(tomllib.loads(storage.read_text(url)))
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.toml")))
         raise ConfigError(
             f"policy {name_or_url!r}: no such file, nor a shipped policy (shipped: {names})"
@@ -64,5 +75,8 @@ def load_policy(name_or_url: str) -> Policy:
 
 
 def policy_of(where: str) -> Policy:
-    """A policy of one rule."""
-    return Policy(rules=(Rule(name=f"not {where}", keep=where, source="--where"),))
+    """A policy of one rule; raises ConfigError for what is no text."""
+    try:
+        return Policy(rules=(Rule(name=f"not {where}", keep=where, source="--where"),))
+    except ValidationError as error:
+        raise ConfigError(f"--where {where!r}: {error.errors()[0]['msg']}") from None

@@ -20,11 +20,11 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 from cyclopts import Parameter
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
-from infra.errors import InputError
+from infra.errors import DamagedError, InputError
 from infra.progress import track
 from infra.records import read_mapping
 from infra.summary import Stopwatch, Summary
@@ -209,8 +209,8 @@ def _stages(config: Config, manifest: Manifest) -> list[Section]:
     homes = [home for home in (config.root, config.packed, config.run) if home]
     records = sorted(record for home in homes for record in _records(home))
     lines: dict[str, Section] = {}
-    for _, text in records:
-        summary = json.loads(text)
+    for _, url in records:
+        summary = read_mapping(url)
         before = lines.get(summary["stage"])
         # A second run of a finished stage takes no time: show the one that did the work.
         if before and (before["in"], before["out"]) == (summary["num_in"], summary["num_out"]):
@@ -229,11 +229,11 @@ def _stages(config: Config, manifest: Manifest) -> list[Section]:
 
 
 def _records(home: str) -> Iterator[tuple[str, str]]:
-    """(file name, text) of the summaries that commands left."""
+    """(file name, URL) of the summaries that commands left."""
     folder = storage.join(home, "runs")
     for name in storage.list_names(folder):
         if name.endswith(".json"):
-            yield name, storage.read_text(storage.join(folder, name))
+            yield name, storage.join(folder, name)
 
 
 def _size_of(summary: Section, manifest: Manifest) -> int | None:
@@ -252,7 +252,10 @@ def _training(run: str | None) -> Section:
     url = storage.join(run, "metrics.jsonl") if run else ""
     if not url or not storage.exists(url):
         return {}
-    lines = [json.loads(line) for line in storage.read_text(url).splitlines()]
+    try:
+        lines = [json.loads(line) for line in storage.read_text(url).splitlines()]
+    except ValueError as error:
+        raise DamagedError(f"{url}: damaged ({error}), expected a JSON object a line") from None
     lines = [line for line in lines if line.get("loss") is not None]
     if len(lines) < 2:
         return {}
@@ -302,7 +305,11 @@ def _embedded(url: str) -> Section:
         data = storage.read_bytes(url)
     except FileNotFoundError:
         raise InputError(f"{url}: no such picture; make it first, or leave it out") from None
-    return {"words": _in_words(data) or _name(url), "source": gallery.data_url(data, kind)}
+    try:
+        words = _in_words(data)
+    except UnidentifiedImageError:
+        raise InputError(f"{url}: not a picture; make it again, or leave it out") from None
+    return {"words": words or _name(url), "source": gallery.data_url(data, kind)}
 
 
 def _in_words(picture: bytes) -> str:

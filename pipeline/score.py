@@ -13,6 +13,7 @@ class that fits `Signal`, given as "module:Class".
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +27,10 @@ from infra import storage
 from infra.cluster import Workers, map_on_workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConfigError, ShortfallError
-from infra.records import read_mapping
+from infra.records import read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
-from pipeline.corpus import Manifest, Shard, read_manifest, write_columns
+from pipeline.corpus import ColumnsManifest, Manifest, Shard, read_manifest, write_columns
 
 MANY = Parameter(consume_multiple=True)
 """On the command line: --signals caption image."""
@@ -68,7 +69,9 @@ SIGNALS = {
 class Config(StageConfig):
     root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
-    signals: Annotated[tuple[str, ...], MANY] = ("caption", "image", "clip", "neighbours")
+    signals: Annotated[tuple[str, ...], MANY] = Field(
+        default=("caption", "image", "clip", "neighbours"), min_length=1
+    )
     """Shipped ones by name, others as module:Class."""
     encoder: str | None = None
     """Whose embeddings and index `clip` and `neighbours` use; none: the only ones there are."""
@@ -106,27 +109,31 @@ def run(config: Config) -> Summary:
 def load_signal(reference: str, root: str, options: Options) -> Signal:
     """The signal that a shipped name or "module:Class" stands for, made for this corpus."""
     target = SIGNALS.get(reference, reference)
-    module_name, colon, class_name = target.partition(":")
-    if not colon:
+    module_name, _, class_name = target.partition(":")
+    if not (module_name and class_name):
         raise ConfigError(
             f"signals {reference!r}: no such signal (there are: {', '.join(SIGNALS)}); "
             "name one of these, or one of your own as module:Class"
         )
     try:
         make = getattr(importlib.import_module(module_name), class_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
+    except (ImportError, SyntaxError) as error:
         raise ConfigError(
-            f"signals {reference!r}: no module {error.name!r}; expected module:Class that Python "
-            "can import: is it installed, or in the folder you start from?"
-        ) from None
+            f"signals {reference!r}: {error}; expected module:Class that Python can import: is it "
+            "installed, or in the folder you start from?"
+        ) from error
     except AttributeError:
         raise ConfigError(
             f"signals {reference!r}: module {module_name} has no {class_name!r}; expected the "
             "name of a class in it"
         ) from None
-    return cast(Signal, make(root, options))
+    signal = make(root, options) if isinstance(make, type) else None
+    if not re.fullmatch(r"\w+", str(getattr(signal, "name", ""))):
+        raise ConfigError(
+            f"signals {reference!r}: no signal; expected a class with `name` (letters, digits and "
+            "_), `schema`, `identity` and a call that scores a shard"
+        )
+    return cast(Signal, signal)
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,7 @@ def _publish_manifest(
 ) -> None:
     url = storage.join(folder, "manifest.json")
     # What was there before keeps its digest: a file damaged since must not be taken for good.
-    known = read_mapping(url)["files"] if storage.exists(url) else {}
+    known = read_record(url, ColumnsManifest).files if storage.exists(url) else {}
     names = [f"{shard.name}.parquet" for shard in manifest.shards]
     record = {
         "signal": signal.name,
@@ -213,6 +220,7 @@ def _publish_manifest(
         },
     }
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
+    storage.sweep(folder)
     storage.publish_text(url, text)
 
 

@@ -29,15 +29,21 @@ from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.progress import track
-from infra.records import read_mapping
+from infra.records import read_mapping, read_record
 from infra.summary import Stopwatch, Summary
-from pipeline.corpus import Manifest, list_signals, read_manifest, selection_url, shard_url
-from pipeline.policy import Policy, load_policy, policy_of
+from pipeline.corpus import (
+    ColumnsManifest,
+    Manifest,
+    list_signals,
+    read_manifest,
+    selection_url,
+    shard_url,
+)
+from pipeline.policy import KEPT, Policy, load_policy, policy_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-KEPT = "kept"
 ROWS_A_BATCH = 1 << 18
 
 SELECTION_SCHEMA = pa.schema(
@@ -74,7 +80,7 @@ def run(config: Config) -> Summary:
         manifest = read_manifest(config.root)
         signals = read_signals(config.root, manifest, policy.signals)
         record = Record(
-            manifest.digest, policy, {name: one["config_digest"] for name, one in signals.items()}
+            manifest.digest, policy, {name: one.config_digest for name, one in signals.items()}
         )
         connection = _open(config, manifest, list(signals), spool)
         _check_sql(connection, policy)
@@ -123,17 +129,17 @@ class Record:
 
 def read_signals(
     root: str, manifest: Manifest, names: tuple[str, ...] | None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ColumnsManifest]:
     """The manifests of the signals that a policy needs; None: of all that are whole."""
     found = {}
     for name in list_signals(root) if names is None else names:
         url = storage.join(root, "columns", name, "manifest.json")
         if storage.exists(url):
-            found[name] = read_mapping(url)
-            if found[name]["corpus_digest"] != manifest.digest:
+            found[name] = read_record(url, ColumnsManifest)
+            if found[name].corpus_digest != manifest.digest:
                 raise InputError(
                     f"{root}: signal {name!r} was scored on another corpus (digest "
-                    f"{found[name]['corpus_digest']}, now {manifest.digest}); run "
+                    f"{found[name].corpus_digest}, now {manifest.digest}); run "
                     f"`carrara score {root} --signals {name} --overwrite`"
                 )
     missing = [name for name in names or () if name not in found]
@@ -231,11 +237,11 @@ def _check_sql(connection: "DuckDBPyConnection", policy: Policy) -> None:
 def _type_of(connection: "DuckDBPyConnection", place: str, expression: str) -> str:
     import duckdb
 
+    columns = ", ".join(connection.table("samples").columns)
     try:
         # The line break ends a comment, should the expression end in one.
         return str(connection.sql(f"SELECT ({expression}\n) FROM samples LIMIT 0").types[0])
     except duckdb.Error as error:
-        columns = ", ".join(connection.table("samples").columns)
         raise ConfigError(
             f"{place}: {expression!r}: {_first_line(error)}; there are the columns {columns}"
         ) from None
@@ -282,6 +288,8 @@ def _with_reasons(batch: pa.RecordBatch, policy: Policy) -> pa.RecordBatch:
     names = pa.array([one.name for one in policy.rules])
     reason = pc.take(names, pc.if_else(keep, None, rule))
     weight = pc.if_else(keep, batch["weight"], pa.scalar(0.0, pa.float32()))
+    if pc.any(pc.less(weight, 0.0)).as_py():
+        raise ConfigError(f"weight {policy.weight!r}: is negative for some; expected 0 or more")
     if weight.null_count:
         raise ConfigError(
             f"weight {policy.weight!r}: is NULL for {weight.null_count} kept samples; add a rule "
@@ -304,6 +312,7 @@ def _write(
     toml = selection_url(config.root, config.name, ".toml")
     # The record goes first and comes back last: a selection without one is not whole.
     storage.remove(toml)
+    storage.sweep(storage.join(config.root, "selections"), f"{config.name}.")
     with (
         storage.publish(parquet) as path,
         pq.ParquetWriter(path, SELECTION_SCHEMA, compression="zstd") as writer,

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ShortfallError
 from infra.progress import track
-from infra.records import read_mapping
+from infra.records import read_record
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, read_manifest
 
@@ -42,6 +42,18 @@ class Expected:
 
     name: str
     """Its path within ROOT."""
+    sha256: str
+
+
+class _Files(BaseModel):
+    """What the records of DERIVED have in common."""
+
+    files: dict[str, str]
+
+
+class _Digest(BaseModel):
+    """What `verify` needs of a selection's record."""
+
     sha256: str
 
 
@@ -78,13 +90,13 @@ def _files(root: str, manifest: Manifest) -> Iterator[Expected]:
             url = storage.join(root, folder, name, record_name)
             # No record: its command has not come to an end yet and will check for itself.
             if storage.exists(url):
-                files: dict[str, str] = read_mapping(url).get("files", {})
+                files = read_record(url, _Files).files
                 for path, sha256 in files.items():
                     yield Expected(f"{folder}/{name}/{path}", sha256)
     for name in storage.list_names(storage.join(root, "selections")):
         if name.endswith(".toml"):
-            record = read_mapping(storage.join(root, "selections", name))
-            yield Expected(f"selections/{name.removesuffix('.toml')}.parquet", record["sha256"])
+            record = read_record(storage.join(root, "selections", name), _Digest)
+            yield Expected(f"selections/{name.removesuffix('.toml')}.parquet", record.sha256)
 
 
 def _check_all(config: Config, files: list[Expected]) -> Iterator[State]:

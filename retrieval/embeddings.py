@@ -9,6 +9,7 @@
 `i` is the shard's number; the rows of its three files belong together.
 """
 
+import hashlib
 import io
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from infra import storage
 from infra.config import digest_of
 from infra.errors import ConflictError, DamagedError, InputError
-from infra.records import read_mapping, read_record
+from infra.records import read_record
 from pipeline.corpus import Manifest
 
 if TYPE_CHECKING:
@@ -78,6 +79,12 @@ class EmbeddingsManifest(BaseModel):
         return sum(part.num_rows for part in self.parts)
 
 
+class _Named(BaseModel):
+    """What the manifests of embeddings and of indices have in common."""
+
+    encoder: str
+
+
 def encoder_slug(encoder: str) -> str:
     """The encoder's name as the name of a folder."""
     return encoder.replace("/", "__")
@@ -132,20 +139,34 @@ def read_array(folder: str, part: Part, modality: Modality) -> "np.ndarray":
     """[n, d] float16; raises DamagedError if it is not what its manifest says."""
     import numpy as np
 
-    name = array_name(modality, part.file_number)
-    url = storage.join(folder, name)
-    try:
-        rows: np.ndarray = np.load(io.BytesIO(storage.read_bytes(url)), allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError) as error:
-        raise DamagedError(f"{url}: damaged ({error}); run `carrara embed` again") from None
-    if rows.shape != (part.num_rows, part.dim):
-        raise DamagedError(f"{url}: shape {rows.shape}, expected {(part.num_rows, part.dim)}")
+    data = read_file(folder, part, array_name(modality, part.file_number))
+    rows: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    assert rows.shape == (part.num_rows, part.dim)
     return rows
 
 
 def read_metadata(folder: str, part: Part, columns: list[str] | None = None) -> pa.Table:
     """One row for each row of the part's arrays."""
-    return storage.read_table(storage.join(folder, metadata_name(part.file_number)), columns)
+    import pyarrow.parquet as pq
+
+    data = read_file(folder, part, metadata_name(part.file_number))
+    return pq.read_table(pa.BufferReader(data), columns=columns)
+
+
+def read_file(folder: str, part: Part, name: str) -> bytes:
+    """Raises DamagedError for a file that is not what its part's record says."""
+    url = storage.join(folder, name)
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        reason = "missing"
+    else:
+        if hashlib.sha256(data).hexdigest() == part.files[name]:
+            return data
+        reason = "damaged"
+    raise DamagedError(
+        f"{url}: {reason}; remove it and run `carrara embed` again, with the settings it had"
+    )
 
 
 def choose_encoder(root: str, folder: Literal["embeddings", "index"], encoder: str | None) -> str:
@@ -171,4 +192,4 @@ def list_encoders(root: str, folder: Literal["embeddings", "index"]) -> list[str
     manifest_name = {"embeddings": "manifest.json", "index": "index.json"}[folder]
     base = storage.join(root, folder)
     urls = [storage.join(base, slug, manifest_name) for slug in storage.list_names(base)]
-    return [read_mapping(url)["encoder"] for url in urls if storage.exists(url)]
+    return [read_record(url, _Named).encoder for url in urls if storage.exists(url)]

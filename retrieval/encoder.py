@@ -51,7 +51,10 @@ def load_encoder(name: str, device: str = "cpu", precision: Precision = "fp32") 
             require_pretrained=True,
         )
         tokenizer = open_clip.get_tokenizer(source.model)
-    except (RuntimeError, OSError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except (
+        *(RuntimeError, OSError, ValueError, LookupError, EOFError),
+        *(pickle.UnpicklingError, SafetensorError),
+    ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"encoder {name!r}: {source.path} can't be used as weights of "

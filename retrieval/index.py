@@ -33,6 +33,7 @@ from retrieval.embeddings import (
     index_url,
     metadata_name,
     read_embeddings_manifest,
+    read_file,
 )
 
 if TYPE_CHECKING:
@@ -158,10 +159,11 @@ def _build(config: Config, embeddings: EmbeddingsManifest, kind: str, folder: st
             }
             _publish_index(folder, modality, index)
             bar.advance(1)
-    names = [metadata_name(part.file_number) for part in embeddings.parts]
-    for name in names:
-        data = storage.read_bytes(storage.join(source, name))
-        storage.publish_bytes(storage.join(folder, name), data)
+    names = []
+    for part in embeddings.parts:
+        names.append(metadata_name(part.file_number))
+        data = read_file(source, part, names[-1])
+        storage.publish_bytes(storage.join(folder, names[-1]), data)
     files = [*names, *(index_name(modality) for modality in MODALITIES)]
     return IndexManifest(
         encoder=embeddings.encoder,

@@ -46,11 +46,13 @@ class VectorStream:
 
 
 def check_kind(kind: str, num_rows: int, dim: int) -> None:
-    """Raises ConfigError for a kind that faiss doesn't know or that has more lists than rows."""
+    """Raises ConfigError for a kind that faiss doesn't know or can't build over so many rows."""
     try:
         index = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise _unusable(kind, num_rows, dim, error) from error
+    if isinstance(index, faiss.IndexIDMap):
+        raise _unusable(kind, num_rows, dim, "it takes ids of its own; here they are the rows")
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None and ivf.nlist > num_rows:
         raise _unusable(kind, num_rows, dim, f"{ivf.nlist:,} lists are more than the rows")
@@ -92,7 +94,7 @@ def read_index(path: Path) -> faiss.Index:
         return faiss.read_index(str(path))
     except RuntimeError as error:
         raise DamagedError(
-            f"{path}: not a faiss index; make it anew with `carrara index --overwrite`"
+            f"{path}: not a faiss index; remove it and run `carrara index` again"
         ) from error
 
 

@@ -128,7 +128,7 @@ def _read_picture(config: Config) -> "Image.Image":
     else:
         try:
             data = storage.read_bytes(place)
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             raise InputError(f"--image {place}: no such file; expected a picture") from None
     try:
         return decode_picture(data)

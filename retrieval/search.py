@@ -141,18 +141,19 @@ class Retriever:
         if (index.ntotal, index.d) != (self.manifest.num_rows, self.manifest.dim):
             raise DamagedError(
                 f"{self._folder}: {index_name(modality)} has {index.ntotal} rows of {index.d}, "
-                f"index.json says {self.manifest.num_rows} of {self.manifest.dim}; make it anew "
-                f"with `carrara index {self._root} --overwrite`"
+                f"index.json says {self.manifest.num_rows} of {self.manifest.dim}; remove it "
+                f"and run `carrara index {self._root}` again"
             )
         return index
 
     def _read_metadata(self, file_number: str) -> pa.Table:
         name = metadata_name(file_number)
-        data = storage.read_bytes(storage.join(self._folder, name))
+        url = storage.join(self._folder, name)
+        data = storage.read_bytes(url) if storage.exists(url) else b""
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
             raise DamagedError(
-                f"{self._folder}: {name} is not what index.json says it is; make the index anew "
-                f"with `carrara index {self._root} --overwrite`"
+                f"{url}: is not what index.json says it is; remove it and run "
+                f"`carrara index {self._root}` again"
             )
         return pq.read_table(io.BytesIO(data))
 

@@ -115,11 +115,11 @@ def _on_hub(name: str) -> Weights:
 
 def _download(name: str, repository: str, file_names: Sequence[str]) -> Path:
     """The first of these files that the repository has, from the hub's cache or the hub."""
-    for file_name in file_names:
-        cached = try_to_load_from_cache(repository, file_name)
-        if isinstance(cached, str):
-            return Path(cached)
     try:
+        for file_name in file_names:
+            cached = try_to_load_from_cache(repository, file_name)
+            if isinstance(cached, str):
+                return Path(cached)
         _probe_hub()
         for file_name in file_names:
             try:

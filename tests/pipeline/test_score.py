@@ -125,7 +125,7 @@ def test_rows_that_a_signal_loses_are_noticed(small_corpus: str, own_signals: st
     ("name", "message"),
     [
         ("captoin", "no such signal.*caption, image"),
-        ("no_such_module:Signal", "no module 'no_such_module'"),
+        ("no_such_module:Signal", "No module named 'no_such_module'"),
         ("pipeline.corpus:Nothing", "has no 'Nothing'"),
     ],
 )

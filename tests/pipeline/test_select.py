@@ -10,7 +10,7 @@ from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, InputError
 from infra.summary import Summary
 from pipeline import score, select
-from pipeline.corpus import (
+from pipeline.corpus import ColumnsManifest, (
     list_signals,
     read_columns,
     read_manifest,
@@ -219,5 +219,7 @@ def add_scores(root: str, signal: str) -> None:
         uids = [row["uid"] for row in rows if row["status"] == "success"]
         values = {name: [value] * len(uids) for name, value in COLUMNS[signal].items()}
         write_columns(root, signal, shard.name, pa.table({"uid": uids, **values}))
-    record = f'{{"config_digest": "0", "corpus_digest": "{manifest.digest}", "files": {{}}}}'
-    Path(root, "columns", signal, "manifest.json").write_text(record)
+    record = ColumnsManifest(
+        signal=signal, identity={}, config_digest="0", corpus_digest=manifest.digest, files={}
+    )
+    Path(root, "columns", signal, "manifest.json").write_text(record.model_dump_json())

@@ -36,14 +36,15 @@ def stored_stream(folder: Path, arrays: list[np.ndarray]) -> knn.VectorStream:
     (folder / "img_emb").mkdir(parents=True)
     parts = []
     for i, rows in enumerate(arrays):
-        np.save(folder / f"img_emb/img_emb_{i}.npy", rows.astype(np.float16))
+        name = f"img_emb/img_emb_{i}.npy"
+        np.save(folder / name, rows.astype(np.float16))
         part = Part(
             shard=f"{i:05d}",
             file_number=str(i),
             num_rows=len(rows),
             num_undecodable=0,
             dim=rows.shape[1],
-            files={},
+            files={name: storage.sha256(str(folder / name))},
         )
         parts.append(part)
     return knn.VectorStream(str(folder), parts, "image")
