@@ -120,13 +120,18 @@ def load_newest(run: str) -> tuple[Checkpoint | None, list[DamagedError]]:
 
 
 def prune(run: str, keep_last: int, keep_every: int) -> None:
-    """Remove checkpoints but the `keep_last` newest and those at multiples of `keep_every`."""
-    for step in complete_steps(run)[:-keep_last]:
-        if keep_every and step % keep_every == 0:
-            continue
-        url = checkpoint_url(run, step)
-        storage.remove(storage.join(url, MANIFEST))  # first: a half-removed one is no checkpoint
-        storage.remove(url)
+    """Keep the `keep_last` newest checkpoints and those at multiples of `keep_every`; remove the
+    others, and what killed writers left of some."""
+    complete = complete_steps(run)
+    kept = {step for step in complete if keep_every and step % keep_every == 0}
+    kept_names = {checkpoint_name(step) for step in kept.union(complete[-keep_last:])}
+    folder = storage.join(run, "checkpoints")
+    for name in storage.list_names(folder):
+        if name not in kept_names:
+            url = storage.join(folder, name)
+            # First: a half-removed checkpoint must not pass for one.
+            storage.remove(storage.join(url, MANIFEST))
+            storage.remove(url)
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

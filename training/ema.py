@@ -32,11 +32,6 @@ class EMA:
         torch._foreach_lerp_(averages, current, 1 - self.decay_now())
         self.num_updates += 1
 
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        for name, parameter in module.named_parameters():
-            parameter.copy_(self.weights[name])
-
     def load(self, weights: dict[str, Tensor], num_updates: int) -> None:
         assert weights.keys() == self.weights.keys()
         for name, weight in weights.items():

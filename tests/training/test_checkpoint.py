@@ -1,9 +1,14 @@
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from infra import storage
 from infra.errors import DamagedError, InputError
 from training.checkpoint import (
     checkpoint_url,
@@ -92,6 +97,83 @@ def test_prune_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
     prune(run, keep_last=2, keep_every=30)
     assert complete_steps(run) == [30, 50, 60]
     assert not Path(checkpoint_url(run, 10)).exists()
+
+
+class Killed(BaseException):
+    """What no code catches, as no code sees a SIGKILL."""
+
+
+@contextmanager
+def killed_at_write(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ends everything in the middle of the `number`-th file written or tree removed."""
+    publish, remove = storage.publish, storage.remove
+    numbers = iter(range(1000))
+
+    @contextmanager
+    def publish_or_die(url: str) -> Iterator[Path]:
+        with publish(url) as path:
+            yield path
+            if next(numbers) == number:
+                raise Killed
+
+    def remove_or_die(url: str) -> None:
+        if next(numbers) == number:
+            for name in storage.list_names(url)[:2]:
+                remove(storage.join(url, name))
+            raise Killed
+        remove(url)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "publish", publish_or_die)
+        patch.setattr(storage, "remove", remove_or_die)
+        yield
+
+
+@pytest.mark.parametrize("store", ["tmp_path", "s3_bucket"])
+def test_kill_at_any_write_leaves_a_whole_checkpoint_and_no_files_for_long(
+    store: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The manifest of an older try, three parts, the manifest; pruning: a manifest and the rest.
+    for number in range(7):
+        run = storage.join(str(request.getfixturevalue(store)), str(number))
+        save_step(run, 1)
+        with killed_at_write(number, monkeypatch), pytest.raises(Killed):
+            save_and_prune(run, 2)
+        newest, damages = load_newest(run)
+        assert newest is not None
+        assert newest.step == (1 if number < 5 else 2)
+        assert damages == []
+        save_and_prune(run, 3)
+        assert load(run, 3).step == 3
+        folders = [checkpoint_url(run, step) for step in (1, 2)]
+        assert [storage.list_names(folder) for folder in folders] == [[], []]
+
+
+def save_and_prune(run: str, step: int) -> None:
+    save_step(run, step)
+    prune(run, keep_last=1, keep_every=0)
+
+
+def test_killed_process_leaves_only_whole_checkpoints_in_object_storage(s3_bucket: str) -> None:
+    writer = multiprocessing.get_context("spawn").Process(target=save_for_ever, args=(s3_bucket,))
+    writer.start()
+    deadline = time.monotonic() + 120
+    while len(complete_steps(s3_bucket)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    writer.kill()
+    writer.join()
+    steps = complete_steps(s3_bucket)
+    assert steps
+    for step in steps:  # a file that is not as its manifest says would be named here
+        assert load(s3_bucket, step).parts["model"]["w"][-1] == step
+
+
+def save_for_ever(run: str) -> None:
+    for step in range(1, 100_000):
+        large = {"w": torch.full((1_000_000,), float(step))}
+        parts = dict.fromkeys(("model", "ema", "optimizer"), large)
+        save(run, step, parts, config_digest="", corpus_digest="")
+        prune(run, keep_last=2, keep_every=0)
 
 
 def test_optimizer_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
