@@ -53,7 +53,8 @@ class Config(StageConfig):
     num_timesteps: int = Field(1000, ge=1)
     """T, the number of noise levels."""
     prediction: Literal["eps", "v"] = "eps"
-    """What the network predicts: eps is the paper's; v teaches shapes and colours sooner."""
+    """What the network puts out: eps as the paper's, or v, from which eps follows. The loss is the
+    paper's either way, the error in eps; v gets colours right after far fewer steps."""
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """The share of captions hidden from the network, which classifier-free guidance needs."""
 

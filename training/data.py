@@ -23,7 +23,7 @@ from enum import IntEnum
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from infra.errors import DamagedError, InputError
@@ -217,7 +217,7 @@ class _LoadedShard:
                 return self.pixels[row]
             try:
                 pixels = decode(data, self.image_size)
-            except (OSError, UnidentifiedImageError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise DamagedError(
                     f"shard {self.name}, sample {self.uids[row]}: its picture can't be decoded "
                     f"({error}); `carrara verify` tells whether the shard is damaged"

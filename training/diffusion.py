@@ -13,7 +13,7 @@ from training.schedule import Schedule, gather
 
 
 class Denoiser(Protocol):
-    """A network that predicts the noise in x_t, given a text.
+    """A network that looks at x_t and a text; what it puts out is for `predicting_eps` to read.
 
     `text_tokens` is `[B, L, W]`, `text_mask` `[B, L]` and True where there is a token. A row
     without any True is the unconditional case.
@@ -38,35 +38,24 @@ def q_sample(x_0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
 
 
 def per_sample_loss(
-    denoise: Denoise,
-    x_0: Tensor,
-    t: Tensor,
-    eps: Tensor,
-    schedule: Schedule,
-    prediction: Prediction = "eps",
+    denoise: Denoise, x_0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule
 ) -> Tensor:
-    """The mean over each picture's pixels of the squared error in what the network predicts, `[B]`.
-
-    With "eps" it is L_simple (equation 14), without a weight over t. With "v" it is the same
-    error weighted by 1 / alphas_cumprod_t, which teaches shapes and colours sooner.
-    """
+    """The mean over each picture's pixels of the squared error in eps, `[B]`: L_simple
+    (equation 14), without a weight over t."""
     assert x_0.shape == eps.shape
     assert t.shape == x_0.shape[:1]
-    target = eps if prediction == "eps" else v_from_eps(x_0, t, eps, schedule)
     predicted = denoise(q_sample(x_0, t, eps, schedule), t)
-    return (predicted.float() - target).square().flatten(1).mean(1)
-
-
-def v_from_eps(x_0: Tensor, t: Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
-    """v = sqrt(alphas_cumprod_t) eps - sqrt(1 - alphas_cumprod_t) x_0 (Salimans & Ho 2022,
-    section 4)."""
-    signal = gather(schedule.alphas_cumprod.sqrt(), t, x_0.ndim)
-    noise = gather((1 - schedule.alphas_cumprod).sqrt(), t, x_0.ndim)
-    return signal * eps - noise * x_0
+    return (predicted.float() - eps).square().flatten(1).mean(1)
 
 
 def predicting_eps(network: Denoiser, schedule: Schedule, prediction: Prediction) -> Denoiser:
-    """The network as samplers want it, whatever it was trained to predict."""
+    """The network as a predictor of eps, whatever it puts out.
+
+    With v = sqrt(alphas_cumprod_t) eps - sqrt(1 - alphas_cumprod_t) x_0 (Salimans & Ho 2022,
+    section 4), eps is the sum below. Where x_t is nearly all noise, eps is nearly x_t whatever the
+    network says, so its mistakes about x_0 stay small there; a network that puts out eps itself
+    must first learn to copy x_t to within sqrt(alphas_cumprod_t).
+    """
     if prediction == "eps":
         return network
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from infra import storage
-from infra.errors import CarraraError
+from infra.errors import ShortfallError
 
 PUBLISH_EVERY_S = 5.0
 """Metrics are published at most this often between checkpoints."""
@@ -43,8 +43,8 @@ def add_event(run: str, event: str, **details: Any) -> None:
 class Log:
     """Collects losses on the device and writes a line of metrics every few steps.
 
-    Nothing is read back from the device in between. A non-finite loss is found at the next line,
-    which always comes before a checkpoint: what is saved is good.
+    Nothing is read back from the device in between. A loss or gradient that isn't finite is found
+    at the next line, which always comes before a checkpoint, so none is saved with such weights.
     """
 
     def __init__(
@@ -72,19 +72,15 @@ class Log:
         if self.num_workers > 1:
             dist.all_reduce(losses)
             losses /= self.num_workers
-        first_step = step - len(losses) + 1
-        for i, loss in enumerate(losses.tolist()):
-            if not math.isfinite(loss):
-                raise CarraraError(
-                    f"{self.run}: the loss is {loss} at step {first_step + i}; the checkpoints "
-                    "before it are kept; lower learning_rate or clip_norm and train in another RUN"
-                )
+        grad_norms = torch.stack(self._grad_norms)
+        self._check_finite("loss", losses, step)
+        self._check_finite("gradient's norm", grad_norms, step)
         now = time.perf_counter()
         elapsed_s = now - self._since
         line = {
             "step": step,
             "loss": losses.mean().item(),
-            "grad_norm": torch.stack(self._grad_norms).mean().item(),
+            "grad_norm": grad_norms.mean().item(),
             "lr": lr,
             "images_per_s": round(self.batch_size * len(losses) / elapsed_s, 1),
             "stall_percent": round(100 * self.stalled_s / elapsed_s, 2),
@@ -95,6 +91,14 @@ class Log:
         self._lines.append(line)
         if self.rank == 0:
             self._write(line, publish)
+
+    def _check_finite(self, name: str, values: Tensor, last_step: int) -> None:
+        for step, value in enumerate(values.tolist(), last_step - len(values) + 1):
+            if not math.isfinite(value):
+                raise ShortfallError(
+                    f"{self.run}: the {name} is {value} at step {step}; the checkpoints before it "
+                    "are kept; lower learning_rate or clip_norm and train in another RUN"
+                )
 
     def _write(self, line: Metrics, publish: bool) -> None:
         if self.on_log is not None:

@@ -5,7 +5,8 @@ Writes  RUN/checkpoints, RUN/metrics.jsonl, RUN/events.jsonl (the first worker a
 
 Runs on its own on one device, or as one of several under torch.distributed, which whoever
 started them has initialised. Every random number of a step is drawn for the whole batch from
-(seed, step) and each worker takes its part, so their count changes the maths by rounding only.
+(seed, step) and each worker takes its part, so their count changes the maths by rounding only;
+where dropout is on, it also changes which activations are dropped.
 """
 
 import contextlib
@@ -20,12 +21,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from retrieval.encoder import load_encoder
 from training import checkpoint
 from training.config import Config
 from training.data import Batch, Purpose, SampleStream, prefetched, random
-from training.diffusion import per_sample_loss
+from training.diffusion import per_sample_loss, predicting_eps
 from training.ema import EMA
 from training.log import Log, OnLog, add_event
 from training.record import RunRecord
@@ -38,15 +39,15 @@ ADAM_BETAS = (0.9, 0.99)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which of the workers this one is, and on what it computes."""
+class Worker:
+    """Which of the workers this process is, and on what it computes."""
 
     rank: int
     num_workers: int
     device: torch.device
 
     @classmethod
-    def current(cls, device: torch.device | None = None) -> "Place":
+    def current(cls, device: torch.device | None = None) -> "Worker":
         """`device` None: a GPU where one is."""
         if device is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,7 +70,7 @@ def train(
     record: RunRecord, on_log: OnLog | None = None, device: torch.device | None = None
 ) -> None:
     """Train to the record's last step. `on_log` is told every line of the metrics."""
-    trainer = Trainer(record, Place.current(device), on_log)
+    trainer = Trainer(record, Worker.current(device), on_log)
     trainer.resume()
     trainer.run()
 
@@ -77,22 +78,22 @@ def train(
 class Trainer:
     """The state of a run in one worker: network, average, optimizer, step, log."""
 
-    def __init__(self, record: RunRecord, place: Place, on_log: OnLog | None = None) -> None:
+    def __init__(self, record: RunRecord, worker: Worker, on_log: OnLog | None = None) -> None:
         config = record.config
-        self.record, self.config, self.place = record, config, place
-        self.positions = place.positions(config.batch_size)
+        self.record, self.config, self.worker = record, config, worker
+        self.positions = worker.positions(config.batch_size)
         self.stream = make_stream(config, num_decoders=2)
         self.schedule = make_schedule(config.schedule, config.num_timesteps)
         self.captions = CaptionEncoder(
-            load_encoder(config.encoder, str(place.device)), place.device
+            load_encoder(config.encoder, str(worker.device)), worker.device
         )
         if self.stream.manifest.num_samples <= config.text_cache_captions:
             self.captions.remember(self.stream.captions())
         torch.manual_seed(config.seed)  # the initial weights
         self.unet = UNet(config.unet, config.image_size, self.captions.width)
-        self.unet.to(place.device).to(memory_format=torch.channels_last)
+        self.unet.to(worker.device).to(memory_format=torch.channels_last)
         self.network: nn.Module = self.unet
-        if place.num_workers > 1:
+        if worker.num_workers > 1:
             self.network = DistributedDataParallel(self.unet, gradient_as_bucket_view=True)
         self.optimizer = torch.optim.AdamW(
             self.unet.parameters(),
@@ -103,7 +104,7 @@ class Trainer:
         )
         self.ema = EMA(self.unet, config.ema_decay)
         self.step = 0
-        self.log = Log(config.run, config.batch_size, place.rank, place.num_workers, on_log)
+        self.log = Log(config.run, config.batch_size, worker.rank, worker.num_workers, on_log)
 
     # The loop
 
@@ -126,7 +127,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns this worker's loss and the gradient's norm."""
-        config, device = self.config, self.place.device
+        config, device = self.config, self.worker.device
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         x_0 = batch.pixels.to(device, non_blocking=True).float() / 127.5 - 1
@@ -135,7 +136,7 @@ class Trainer:
         mask = mask & ~draws.drops_caption[:, None]
 
         if config.unet.dropout:  # torch's dropout knows no generator but the global one
-            dropout = random(config.seed, Purpose.DROPOUT, self.step, self.place.rank)
+            dropout = random(config.seed, Purpose.DROPOUT, self.step, self.worker.rank)
             torch.manual_seed(int(dropout.integers(2**62)))
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=device)
@@ -149,7 +150,6 @@ class Trainer:
                     draws.t[rows],
                     draws.eps[rows],
                     self.schedule,
-                    config.prediction,
                 )
                 part = per_sample.sum() / len(x_0)
                 torch.autograd.backward(part)
@@ -160,13 +160,13 @@ class Trainer:
         return loss, grad_norm
 
     def _draws(self, shape: torch.Size) -> "Draws":
-        return draw(self.config, self.step, shape, self.place.device).part(self.positions)
+        return draw(self.config, self.step, shape, self.worker.device).part(self.positions)
 
     def _denoise(self, tokens: Tensor, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        denoiser = predicting_eps(self.network, self.schedule, self.config.prediction)
+
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            x_t = x_t.contiguous(memory_format=torch.channels_last)
-            eps: Tensor = self.network(x_t, t, tokens, mask)
-            return eps
+            return denoiser(x_t.contiguous(memory_format=torch.channels_last), t, tokens, mask)
 
         return denoise
 
@@ -177,14 +177,14 @@ class Trainer:
         return self.network.no_sync()
 
     def _autocast(self) -> torch.autocast:
-        device, precision = self.place.device.type, self.config.precision
+        device, precision = self.worker.device.type, self.config.precision
         enabled = precision == "bfloat16" or (precision == "auto" and device == "cuda")
         return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
     # Checkpoints
 
     def save(self) -> None:
-        if self.place.rank == 0:
+        if self.worker.rank == 0:
             config = self.config
             checkpoint.save(
                 config.run,
@@ -198,7 +198,7 @@ class Trainer:
                 corpus_digest=self.record.corpus_digest,
             )
             checkpoint.prune(config.run, config.keep_last, config.keep_every)
-        if self.place.num_workers > 1:
+        if self.worker.num_workers > 1:
             dist.barrier()
 
     def resume(self) -> None:
@@ -209,13 +209,30 @@ class Trainer:
             self.unet.load_state_dict(found.parts["model"])
             self.ema.load(found.parts["ema"], num_updates=found.step)
             checkpoint.load_optimizer_tensors(self.unet, self.optimizer, found.parts["optimizer"])
-        if self.place.rank == 0:
+        self._check_that_all_resume_here()
+        if self.worker.rank == 0:
             for damage in damages:
                 add_event(self.config.run, "damaged checkpoint", message=str(damage))
-            place = {"num_workers": self.place.num_workers, "host": socket.gethostname()}
-            event = "start" if found is None else "resume"
-            add_event(self.config.run, event, step=self.step, **place, pid=os.getpid())
+            add_event(
+                self.config.run,
+                "start" if found is None else "resume",
+                step=self.step,
+                num_workers=self.worker.num_workers,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+            )
         self.log.resume(self.step)
+
+    def _check_that_all_resume_here(self) -> None:
+        """Machines that each have a RUN of their own would go on from different weights."""
+        if self.worker.num_workers > 1:
+            steps = [0] * self.worker.num_workers
+            dist.all_gather_object(steps, self.step)
+            if len(set(steps)) > 1:
+                raise InputError(
+                    f"{self.config.run}: the workers find different checkpoints there (of steps "
+                    f"{', '.join(map(str, steps))}); expected storage that all of them share"
+                )
 
 
 def make_stream(config: Config, num_decoders: int) -> SampleStream:

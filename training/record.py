@@ -51,19 +51,25 @@ def read_record(run: str) -> RunRecord:
         raise DamagedError(f"{record_url(run)}: not a run ({place}: {first['msg']})") from None
 
 
-def claim(record: RunRecord) -> None:
-    """Make RUN this record's, or find that it is already; raises ConflictError naming what differs
-    if it is another's."""
+def holds(record: RunRecord) -> bool:
+    """Whether RUN holds this run, to be continued, or else is free; raises ConflictError naming
+    what differs if it is another's."""
     run = record.config.run
     if storage.exists(record_url(run)):
         if not record.config.overwrite:
             _check_same(read_record(run), record)
-            return
-        storage.remove(run)
+        return not record.config.overwrite
     if names := storage.list_names(run):
         raise ConflictError(
             f"{run}: not empty and not a training run (it holds {names[0]!r}); give another place"
         )
+    return False
+
+
+def begin(record: RunRecord) -> None:
+    """Make RUN this record's; whatever run is there is removed."""
+    run = record.config.run
+    storage.remove(run)
     settings = record.config.model_dump(mode="json", exclude_none=True, exclude={"overwrite"})
     storage.publish_text(storage.join(run, "config.toml"), tomli_w.dumps({"train": settings}))
     storage.publish_text(record_url(run), record.model_dump_json(indent=2) + "\n")

@@ -40,7 +40,7 @@ class Config(StageConfig):
     """Pictures a caption."""
     guidance_scale: float = Field(3.0, ge=0)
     """How far the caption pulls: 1 is the plain conditional model, 0 ignores the caption."""
-    num_steps: int | None = None
+    num_steps: int | None = Field(None, ge=1)
     """Sampling steps; none: as many as the model was trained with."""
     sampler: Literal["ddpm", "ddpm-large-variance", "ddim"] = "ddpm"
     """ddpm is the paper's, with its smaller variance; ddim needs fewer steps."""

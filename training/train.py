@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra import storage
+from infra.cluster import address_of, connect, num_that_fit
 from infra.config import digest_of
-from infra.errors import CarraraError, ConfigError, ShortfallError
+from infra.errors import CarraraError, ConfigError, ShortfallError, StorageError
 from infra.progress import Bar, track
 from infra.summary import Stopwatch, Summary
 from training.config import Config, UNetConfig
@@ -36,17 +37,21 @@ POLL_EVERY_S = 1.0
 def run(config: Config) -> Summary:
     from training.checkpoint import complete_steps
     from training.log import read_events, read_metrics
-    from training.record import claim
+    from training.record import begin
 
     with Stopwatch() as watch:
         plan = _plan(config)
-        record, config = plan.record, plan.record.config
-        claim(record)
-        first_step = max(complete_steps(config.run), default=0)
+        record, first_step = plan.record, plan.first_step
         complete = first_step == config.num_steps
         if not complete:
+            if plan.is_new:
+                begin(record)
             storage.sweep(config.run)
-            _train(record, first_step)
+            with track("train", config.num_steps - first_step, "steps") as bar:
+                if plan.num_workers is None:
+                    _train_here(record, bar, first_step)
+                else:
+                    _train_on_ray(record, bar, first_step, plan.num_workers)
     return Summary(
         stage="train",
         num_in=config.num_steps,
@@ -69,17 +74,22 @@ def run(config: Config) -> Summary:
 @dataclass(frozen=True)
 class _Plan:
     record: "RunRecord"
+    is_new: bool
+    first_step: int
+    num_workers: int | None
+    """None: in this process, or nothing left to do."""
     num_samples: int
     num_parameters: int
 
 
 def _plan(config: Config) -> _Plan:
-    """Finds the user's mistakes before anything is written or a worker is started."""
+    """Finds the user's mistakes before anything is written or removed."""
     import torch
 
     from retrieval.encoder import load_encoder
+    from training.checkpoint import complete_steps
     from training.loop import make_stream
-    from training.record import RunRecord
+    from training.record import RunRecord, holds
     from training.schedule import make_schedule
     from training.unet import UNet
 
@@ -95,44 +105,51 @@ def _plan(config: Config) -> _Plan:
         corpus_digest=stream.manifest.digest,
         encoder_digest=encoder.weights_digest,
     )
-    return _Plan(record, stream.num_samples, unet.num_parameters)
+    is_new = not holds(record)
+    first_step = 0 if is_new else max(complete_steps(config.run), default=0)
+    num_workers = None
+    if first_step < config.num_steps and not config.workers.local:
+        connect(config.workers)
+        num_workers = _num_workers(config)
+    return _Plan(
+        record=record,
+        is_new=is_new,
+        first_step=first_step,
+        num_workers=num_workers,
+        num_samples=stream.num_samples,
+        num_parameters=unet.num_parameters,
+    )
 
 
-def _train(record: "RunRecord", first_step: int) -> None:
-    config = record.config
-    with track("train", config.num_steps - first_step, "steps") as bar:
-        if config.workers.local:
-            from training import loop
+def _train_here(record: "RunRecord", bar: Bar, first_step: int) -> None:
+    from training import loop
 
-            _set_threads(config.threads_per_worker)
-            done = first_step
+    _set_threads(record.config.threads_per_worker)
+    step = first_step
 
-            def on_log(line: "Metrics") -> None:
-                nonlocal done
-                bar.advance(line["step"] - done, note=_note(line))
-                done = line["step"]
+    def on_log(line: "Metrics") -> None:
+        nonlocal step
+        bar.advance(line["step"] - step, note=_note(line))
+        step = line["step"]
 
-            loop.train(record, on_log)
-        else:
-            _train_on_ray(record, bar, first_step)
+    loop.train(record, on_log)
 
 
-def _train_on_ray(record: "RunRecord", bar: Bar, first_step: int) -> None:
-    # Workers stay where they are put: relative names in user's environment keep their meaning.
+def _train_on_ray(record: "RunRecord", bar: Bar, first_step: int, num_workers: int) -> None:
+    # Workers stay in this directory, where relative paths in the settings keep their meaning.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # A lost machine is noticed all the same, and this saves a process.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from infra.cluster import connect
-
     config = record.config
-    connect(config.workers)
     with tempfile.TemporaryDirectory(prefix="carrara-train-") as scratch:
         trainer = TorchTrainer(
             _work,
             train_loop_config={"record": record.model_dump_json()},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=_num_workers(config),
+                num_workers=num_workers,
                 use_gpu=config.workers.gpus_per_worker > 0,
                 resources_per_worker=_resources(config),
             ),
@@ -173,13 +190,14 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _stop_on_our_errors() -> Any:
-    """A callback that ends the run at a user's mistake, which another try would only repeat."""
+    """A callback that ends the run at an error that another try would only repeat."""
     from ray.train import UserCallback
 
     class StopOnOurErrors(UserCallback):  # type: ignore[misc, unused-ignore]
         def after_exception(self, *, worker_exceptions: dict[int, Exception], **_: Any) -> None:
             for error in worker_exceptions.values():
-                if (ours := _ours(error)) is not None:
+                ours = _ours(error)
+                if ours is not None and not isinstance(ours, StorageError):
                     raise ours
 
     return StopOnOurErrors()
@@ -194,13 +212,15 @@ def _ours(error: BaseException | None) -> CarraraError | None:
 
 def _num_workers(config: Config) -> int:
     """As many as asked for; else as many as the cluster holds and the batch divides among."""
-    import ray
-
-    if config.workers.num_workers is not None:
-        return config.workers.num_workers
-    have, need = ray.cluster_resources(), _resources(config)
-    fits = int(min(have.get(name, 0.0) // amount for name, amount in need.items()))
-    return max(n for n in range(1, max(fits, 1) + 1) if config.batch_size % n == 0)
+    fits, asked = num_that_fit(config.workers), config.workers.num_workers
+    if asked is None:
+        return max(n for n in range(1, fits + 1) if config.batch_size % n == 0)
+    if asked > fits and address_of(config.workers) is None:  # a cluster elsewhere may yet grow
+        raise ConfigError(
+            f"workers.num_workers is {asked}: this machine holds {fits} that each ask for "
+            f"{config.workers.cpus_per_worker:g} CPUs and {config.workers.gpus_per_worker:g} GPUs"
+        )
+    return asked
 
 
 def _check_shares(batch_size: int, num_workers: int) -> None:

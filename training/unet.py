@@ -53,20 +53,20 @@ class UNet(nn.Module):
                 resolution //= 2
                 skips.append(channels)
             for _ in range(config.num_res_blocks):
-                self.down.append(Stage(config, channels, mult * config.channels, resolution, width))
+                self.down.append(Block(config, channels, mult * config.channels, resolution, width))
                 channels = mult * config.channels
                 skips.append(channels)
         self.middle = nn.ModuleList(
             [
-                Stage(config, channels, channels, resolution, width, attends=True),
-                Stage(config, channels, channels, resolution, width, attends=False),
+                Block(config, channels, channels, resolution, width, attends=True),
+                Block(config, channels, channels, resolution, width, attends=False),
             ]
         )
         self.up = nn.ModuleList()
         for level, mult in reversed(list(enumerate(config.channel_mults))):
             for _ in range(config.num_res_blocks + 1):
                 out = mult * config.channels
-                self.up.append(Stage(config, channels + skips.pop(), out, resolution, width))
+                self.up.append(Block(config, channels + skips.pop(), out, resolution, width))
                 channels = out
             if level:
                 self.up.append(Upsample(channels))
@@ -89,12 +89,12 @@ class UNet(nn.Module):
         h = self.enter(F.pixel_unshuffle(x_t, self.patch_size))
         skips = [h]
         for block in self.down:
-            h = block(h, embedding, text, mask) if isinstance(block, Stage) else block(h)
+            h = block(h, embedding, text, mask) if isinstance(block, Block) else block(h)
             skips.append(h)
         for block in self.middle:
             h = block(h, embedding, text, mask)
         for block in self.up:
-            if isinstance(block, Stage):
+            if isinstance(block, Block):
                 h = block(torch.cat([h, skips.pop()], 1), embedding, text, mask)
             else:
                 h = block(h)
@@ -109,7 +109,7 @@ class UNet(nn.Module):
         return seen, F.pad(mask, (1, 0), value=True)
 
 
-class Stage(nn.Module):
+class Block(nn.Module):
     """A residual block and, at the resolutions that ask for it, an attention block."""
 
     def __init__(

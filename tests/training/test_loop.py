@@ -1,4 +1,4 @@
-"""The loop in this process and under two of torch.distributed's, without Ray."""
+"""The loop in this process."""
 
 import json
 import math
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from infra import storage
-from infra.errors import ConfigError, InputError, ShortfallError
+from infra.errors import ConfigError, ShortfallError
 from pipeline.corpus import read_manifest
 from training import loop
 from training.checkpoint import checkpoint_url, complete_steps, load
@@ -91,34 +89,6 @@ def test_accumulation_leaves_the_maths_as_it_is(
     run(parts)
     for a, b in zip(exact(whole.run), exact(parts.run), strict=True):
         assert b == pytest.approx(a, rel=1e-4)
-
-
-def test_two_processes_train_as_one_and_notice_a_run_they_do_not_share(
-    tiny_config: Callable[..., Config], tmp_path: Path
-) -> None:
-    unet = tiny_config().unet.model_copy(update={"dropout": 0.0})
-    alone = tiny_config(run=str(tmp_path / "alone"), unet=unet)
-    pair = tiny_config(run=str(tmp_path / "pair"), unet=unet)
-    run(alone)
-    rendezvous = f"file://{tmp_path}/rendezvous"
-    apart = tiny_config(run=str(tmp_path / "apart"), unet=unet)
-    records = [make_record(config).model_dump_json() for config in (pair, apart)]
-    multiprocessing.spawn(one_of_two, (rendezvous, records), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
-    for a, b in zip(exact(alone.run), exact(pair.run), strict=True):
-        assert b == pytest.approx(a, rel=1e-4)
-    weights = [load(c.run, 12, ("model",)).parts["model"] for c in (alone, pair)]
-    torch.testing.assert_close(weights[1], weights[0], atol=2e-4, rtol=1e-3)
-    assert read_events(pair.run)[0]["num_workers"] == 2
-
-
-def one_of_two(rank: int, rendezvous: str, records: list[str]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    pair, apart = (RunRecord.model_validate_json(record) for record in records)
-    loop.train(pair)
-    with pytest.raises(InputError, match="different checkpoints there"):
-        loop.train(pair if rank == 0 else apart)
-    dist.destroy_process_group()
 
 
 def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(

@@ -1,5 +1,6 @@
 """Ray Train around the loop: real workers, one of them killed, on a disk and on an S3 server."""
 
+import functools
 import os
 import signal
 import threading
@@ -8,19 +9,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 
 from infra import storage
 from infra.cluster import Workers, connect
-from infra.errors import ConfigError, DamagedError
-from pipeline.corpus import Manifest, shard_url
-from training.checkpoint import checkpoint_url, complete_steps
-from training.config import Config
+from infra.errors import ConfigError, DamagedError, InputError
+from pipeline.corpus import Manifest, read_manifest, shard_url
+from training import loop
+from training.checkpoint import checkpoint_url, complete_steps, load
+from training.config import Config, UNetConfig
 from training.log import read_events, read_metrics
+from training.record import RunRecord
 from training.train import run
 
 # Ray warns of its own settings while it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
+NO_DROPOUT = UNetConfig(
+    channels=8, channel_mults=(1, 2), num_res_blocks=1, num_heads=2, dropout=0.0
+)
 TWO = Workers(num_workers=2, cpus_per_worker=0.5)
 
 
@@ -40,17 +49,60 @@ def exact(run: str) -> list[tuple[float, ...]]:
     return [tuple(line[name] for name in names) for line in read_metrics(run)]
 
 
-def test_run_whose_worker_was_killed_ends_as_an_undisturbed_one_even_in_object_storage(
-    tiny_config: Callable[..., Config],
-    tmp_path: Path,
+@pytest.fixture(scope="module")
+def long_config_of(config_of: Callable[..., Config]) -> Callable[..., Config]:
+    """Long enough to be struck on the way, and without dropout, which one and two do apart."""
+    settings = {"num_steps": 60, "checkpoint_every": 10, "log_every": 5, "workers": TWO}
+    return functools.partial(config_of, unet=NO_DROPOUT, **settings)
+
+
+@pytest.fixture(scope="module")
+def pair_run(
+    long_config_of: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A run by two processes of torch.distributed, without Ray."""
+    folder = tmp_path_factory.mktemp("pair")
+    pair, apart = (long_config_of(run=str(folder / name)) for name in ("pair", "apart"))
+    records = [record_of(config).model_dump_json() for config in (pair, apart)]
+    multiprocessing.spawn(one_of_two, (f"file://{folder}/rendezvous", records), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    return pair.run
+
+
+def one_of_two(rank: int, rendezvous: str, records: list[str]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    pair, apart = (RunRecord.model_validate_json(record) for record in records)
+    loop.train(pair)
+    with pytest.raises(InputError, match="the workers find different checkpoints there"):
+        loop.train(pair if rank == 0 else apart)
+    dist.destroy_process_group()
+
+
+def record_of(config: Config) -> RunRecord:
+    digest = read_manifest(config.root).digest
+    return RunRecord(config=config, corpus_digest=digest, encoder_digest="")
+
+
+def test_two_processes_train_as_one(
+    long_config_of: Callable[..., Config], tmp_path: Path, pair_run: str
+) -> None:
+    alone = long_config_of(run=str(tmp_path), workers=Workers(local=True))
+    run(alone)
+    for a, b in zip(exact(alone.run), exact(pair_run), strict=True):
+        assert b == pytest.approx(a, rel=1e-3)
+    weights = [load(run, 60, ("model",)).parts["model"] for run in (alone.run, pair_run)]
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-3, rtol=1e-2)
+    assert read_events(pair_run)[0]["num_workers"] == 2
+
+
+def test_run_whose_worker_is_killed_ends_as_an_undisturbed_one_and_in_object_storage_too(
+    long_config_of: Callable[..., Config],
+    pair_run: str,
     s3_bucket: str,
     make_corpus: Callable[..., Manifest],
 ) -> None:
     make_corpus(f"{s3_bucket}/corpus")
-    settings = {"num_steps": 60, "checkpoint_every": 10, "log_every": 5, "workers": TWO}
-    calm = tiny_config(run=str(tmp_path / "calm"), **settings)
-    struck = tiny_config(root=f"{s3_bucket}/corpus", run=f"{s3_bucket}/run", **settings)
-    run(calm)
+    struck = long_config_of(root=f"{s3_bucket}/corpus", run=f"{s3_bucket}/run")
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(struck.run, killed))
     killer.start()
@@ -61,9 +113,9 @@ def test_run_whose_worker_was_killed_ends_as_an_undisturbed_one_even_in_object_s
     assert [event["event"] for event in events] == ["start", "resume"]
     assert 0 < events[1]["step"] < 60
     assert summary.details["resumes"] == 1
-    assert exact(struck.run) == exact(calm.run)
+    assert exact(struck.run) == exact(pair_run)
     for part in ("model", "ema", "optimizer"):
-        files = [f"{checkpoint_url(c.run, 60)}/{part}.safetensors" for c in (calm, struck)]
+        files = [f"{checkpoint_url(run, 60)}/{part}.safetensors" for run in (pair_run, struck.run)]
         assert storage.read_bytes(files[0]) == storage.read_bytes(files[1])
     assert run(struck).details["already_complete"] is True
 
