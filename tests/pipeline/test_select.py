@@ -10,7 +10,8 @@ from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, InputError
 from infra.summary import Summary
 from pipeline import score, select
-from pipeline.corpus import ColumnsManifest, (
+from pipeline.corpus import (
+    ColumnsManifest,
     list_signals,
     read_columns,
     read_manifest,
