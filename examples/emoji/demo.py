@@ -21,7 +21,9 @@ from infra.config import EXECUTION_ONLY, POSITIONAL, StageConfig
 from infra.errors import ConflictError, ShortfallError
 from infra.summary import Stopwatch, Summary, table_of
 
-QUERY = "french cat"
+QUERY = "fruit"
+"""A word that no fruit's caption has."""
+
 CAPTIONS = ("grinning face", "flag of Japan", "red heart", "cat face", "a cat in the snow")
 """What the trained model is asked for: four captions of the corpus, and one that is not in it."""
 
