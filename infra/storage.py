@@ -47,6 +47,14 @@ def absolute(url: str) -> str:
     return url if "://" in url else str(Path(url).absolute())
 
 
+def canonical(url: str) -> str:
+    """One name for a place, whatever links, dots and protocols it was named by."""
+    fs, path = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        return str(Path(path).resolve())
+    return str(fs.unstrip_protocol(path))
+
+
 def exists(url: str) -> bool:
     fs, path = _filesystem(url)
     with _reading(url):

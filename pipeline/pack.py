@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field
 
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
-from infra.errors import ConfigError, DamagedError, InputError
+from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.progress import track
 from infra.records import read_record
 from infra.stamp import Stamp, claim
@@ -76,6 +76,7 @@ def run(config: Config) -> Summary:
     """Raises InputError where the selection isn't of this corpus or keeps nothing."""
     with Stopwatch() as watch:
         _check_apart(config.root, config.output)
+        _check_own(config.output)
         if config.spool is not None and not Path(config.spool).is_dir():
             raise ConfigError(f"spool {config.spool}: no such folder here; expected a local one")
         source = read_manifest(config.root)
@@ -188,9 +189,19 @@ class Spools:
 
 def _check_apart(root: str, output: str) -> None:
     # --overwrite clears OUT; it must never reach ROOT.
-    if storage.join(root, "").startswith(storage.join(output, "")):
+    inner, outer = (storage.join(storage.canonical(url), "") for url in (root, output))
+    if inner.startswith(outer):
         raise ConfigError(
             f"OUT {output}: is the corpus itself or a folder around it; expected a place of its own"
+        )
+
+
+def _check_own(output: str) -> None:
+    """Nor any other corpus that `pack` did not make: it has no stamp."""
+    has_stamp = storage.exists(storage.join(output, "stamp.json"))
+    if storage.exists(manifest_url(output)) and not has_stamp:
+        raise ConflictError(
+            f"OUT {output}: holds a corpus that `carrara pack` did not make; choose another place"
         )
 
 

@@ -217,6 +217,16 @@ EMBEDDINGS, INDEX = f"corpus/embeddings/{SLUG}", f"corpus/index/{SLUG}"
         (keep, ["pack", "corpus", "corpus", "--selection", "good", "--overwrite"], "itself"),
         (
             keep,
+            ["pack", "corpus", "packed/../corpus", "--selection", "good", "--overwrite"],
+            "is the corpus itself",
+        ),
+        (
+            lambda home: shutil.copytree(home / "corpus", home / "other"),
+            ["pack", "corpus", "other", "--selection", "good"],
+            "holds a corpus that `carrara pack` did not make",
+        ),
+        (
+            keep,
             ["pack", "corpus", "new", "--selection", "good", "--spool", "none"],
             "spool none: no such folder",
         ),
