@@ -249,6 +249,8 @@ def _size_of(summary: Section, manifest: Manifest) -> int | None:
 
 
 def _training(run: str | None) -> Section:
+    if run and not storage.list_names(run):
+        raise InputError(f"run {run}: nothing is there; expected what `carrara train` wrote")
     url = storage.join(run, "metrics.jsonl") if run else ""
     if not url or not storage.exists(url):
         return {}

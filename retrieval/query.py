@@ -63,6 +63,8 @@ def run(config: Config) -> Summary:
             "a query is words or a picture: `carrara query ROOT WORDS` or `carrara query ROOT "
             f"--image FILE_OR_URL`, {'both were' if config.text else 'neither was'} given"
         )
+    if config.text is not None and not config.text.strip():
+        raise ConfigError(f"query {config.text!r}: no words; expected what to look for")
     with Stopwatch() as watch:
         # Before the encoder, which takes seconds to load: most mistakes are found here.
         from retrieval.search import Retriever

@@ -184,6 +184,7 @@ EMBEDDINGS, INDEX = f"corpus/embeddings/{SLUG}", f"corpus/index/{SLUG}"
         (keep, ["query", "packed", "cat"], "no index; run `carrara index"),
         (keep, ["query", "corpus", "cat", "-k", 0], "--k '0'"),
         (keep, ["query", "corpus"], "neither was given"),
+        (keep, ["query", "corpus", " "], "no words"),
         (keep, ["query", "corpus", "--image", "list.parquet"], "not a picture"),
         (keep, ["query", "corpus", "--image", "http://127.0.0.1/x.png"], "refused address"),
         (keep, ["score", "corpus", "--signals", "nothing"], "no such signal"),
@@ -230,6 +231,7 @@ EMBEDDINGS, INDEX = f"corpus/embeddings/{SLUG}", f"corpus/index/{SLUG}"
             ["pack", "corpus", "new", "--selection", "good", "--spool", "none"],
             "spool none: no such folder",
         ),
+        (keep, ["report", "corpus", "--run", "none"], "none: nothing is there"),
         (text("x.png", "x"), ["report", "corpus", "--query", "x.png"], "x.png: not a picture"),
     ],
 )
