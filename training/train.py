@@ -141,11 +141,10 @@ def _train_on_ray(record: "RunRecord", bar: Bar, first_step: int, num_workers: i
     # A lost machine is noticed all the same, and this saves a process.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     config = record.config
     with tempfile.TemporaryDirectory(prefix="carrara-train-") as scratch:
-        trainer = TorchTrainer(
+        trainer = _trainer_class(on_own_cluster=address_of(config.workers) is None)(
             _work,
             train_loop_config={"record": record.model_dump_json()},
             scaling_config=ray.train.ScalingConfig(
@@ -187,6 +186,19 @@ def _work(config: dict[str, Any]) -> None:
     cpus = max(1, int(record.config.workers.cpus_per_worker))
     _set_threads(record.config.threads_per_worker or cpus)
     loop.train(record, device=get_device())
+
+
+def _trainer_class(on_own_cluster: bool) -> Any:
+    """TorchTrainer; on a cluster that ends with this command, without Ray's watch for a controller
+    that died: it asks the dashboard, which is not there, and holds up the end by 12 seconds."""
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
+
+    return Trainer if on_own_cluster else TorchTrainer
 
 
 def _stop_on_our_errors() -> Any:
