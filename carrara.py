@@ -74,6 +74,9 @@ def run_command(argv: Sequence[str]) -> int:
         app.meta(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.ValidationError as error:
         return _fail(ConfigError(_validation_line(error)))
+    except cyclopts.UnusedCliTokensError as error:
+        unused = " ".join(error.unused_tokens or ())
+        return _fail(ConfigError(f"{unused!r}: more than the command takes; quote what has spaces"))
     except cyclopts.CycloptsError as error:
         return _fail(ConfigError(" ".join(str(error).split())))
     except CarraraError as error:
@@ -174,8 +177,11 @@ def _validation_line(error: cyclopts.ValidationError) -> str:
     if not isinstance(cause, ValidationError):
         return " ".join(str(error).split())
     first = cause.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # several settings at odds: the reason names them
+        return reason
     name = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
-    return f"{name} {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{name} {first['input']!r}: {reason[0].lower()}{reason[1:]}"
 
 
 def _fail(error: CarraraError) -> int:
