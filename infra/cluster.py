@@ -67,16 +67,16 @@ def connect(workers: Workers) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     import ray
 
-    if ray.is_initialized():
-        return
     address = address_of(workers)
+    if ray.is_initialized() and not workers.address:
+        return
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if address:
             try:
                 _probe(address)
-                ray.init(address=address, **quiet)
+                ray.init(address=address, ignore_reinit_error=True, **quiet)
             except (OSError, ValueError) as error:
                 raise ConfigError(
                     f"workers.address {address!r}: no Ray cluster answers there; start one with "

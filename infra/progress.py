@@ -66,7 +66,7 @@ class _Drawn:
 class _Lines:
     def __init__(self, description: str, total: int, unit: str) -> None:
         self._description, self._total, self._unit = description, total, unit
-        self._done, self._note = 0, ""
+        self._done, self._written, self._note = 0, 0, ""
         self._start = self._last = time.monotonic()
 
     def advance(self, num: int, note: str = "") -> None:
@@ -76,11 +76,12 @@ class _Lines:
             self._write()
 
     def close(self) -> None:
-        if time.monotonic() - self._start >= 2:
+        if self._written != self._done and time.monotonic() - self._start >= 2:
             self._write()
 
     def _write(self) -> None:
         self._last = time.monotonic()
+        self._written = self._done
         elapsed_s = max(self._last - self._start, 1e-9)
         rate = self._done / elapsed_s
         eta = f", {max(self._total - self._done, 0) / rate:,.0f} s to go" if rate else ""

@@ -28,7 +28,7 @@ CAPTIONS = ("grinning face", "flag of Japan", "red heart", "cat face", "a cat in
 """What the trained model is asked for: four captions of the corpus, and one that is not in it."""
 
 FAST_NUM_PICTURES = 700
-FAST = {"train": ["--num-steps", "350"], "sample": ["--num-steps", "50"]}
+FAST = {"train": ["--num-steps", "300"], "sample": ["--num-steps", "50"]}
 """What --fast adds to the command lines."""
 
 NUM_SHOWN = 4
