@@ -47,6 +47,7 @@ class Config(StageConfig):
 
 def run(config: Config = Config()) -> Summary:
     from examples.emoji.server import serve
+    from pipeline.corpus import read_manifest
 
     folder = Path(config.folder or ("demo-fast" if config.fast else "demo"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def run(config: Config = Config()) -> Summary:
     return Summary(
         stage="demo",
         num_in=_num_rows(folder / "pairs.parquet"),
-        num_out=len(CAPTIONS),
+        num_out=read_manifest(str(folder / "packed")).num_samples,
         unit="rows",
         seconds=watch.seconds,
         outputs={"report": str(folder / "report.html")},
@@ -70,7 +71,9 @@ def run(config: Config = Config()) -> Summary:
 
 def commands(folder: Path, config: Config) -> list[list[str]]:
     """The command lines of the main job, in order."""
-    settings = ["--config", str(Path(infra.__file__).parent / "configs" / "demo.toml")]
+    file = Path(infra.__file__).parent / "configs" / "demo.toml"
+    here = Path.cwd()
+    settings = ["--config", str(file.relative_to(here) if file.is_relative_to(here) else file)]
     pairs, corpus, packed, run = (
         str(folder / name) for name in ("pairs.parquet", "corpus", "packed", "run")
     )
