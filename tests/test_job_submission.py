@@ -47,18 +47,28 @@ def test_a_submitted_training_succeeds(cluster: str, tmp_path: Path, small_corpu
     run = tmp_path / "run"
     config = tmp_path / "tiny.toml"
     config.write_text((ROOT / TINY).read_text())
-    done = subprocess.run(
-        [str(ROOT / "infra/submit.sh"), "train", small_corpus, str(run), "--config", str(config)],
-        capture_output=True,
-        text=True,
-        env=environment(tmp_path) | {"RAY_API_SERVER_ADDRESS": cluster},
-        timeout=300,
-        check=False,
-    )
+    done = submit(cluster, tmp_path, "train", small_corpus, str(run), "--config", str(config))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "succeeded" in done.stdout.lower()
     assert storage.list_names(str(run / "checkpoints"))
     assert (run / "metrics.jsonl").read_text().count("\n") == 6
+
+
+def submit(cluster: str, home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Runs infra/submit.sh; a cluster just started takes a moment until it can take jobs."""
+    deadline = time.monotonic() + 60
+    while True:
+        done = subprocess.run(
+            [str(ROOT / "infra/submit.sh"), *argv],
+            capture_output=True,
+            text=True,
+            env=environment(home) | {"RAY_API_SERVER_ADDRESS": cluster},
+            timeout=300,
+            check=False,
+        )
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def environment(home: Path) -> dict[str, str]:

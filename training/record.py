@@ -7,10 +7,10 @@ RUN/events.jsonl    starts, resumes, damaged checkpoints
 """
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from infra import storage
-from infra.errors import ConflictError, DamagedError, InputError
+from infra import records, storage
+from infra.errors import ConflictError, InputError
 from infra.stamp import differences
 from training.config import Config
 
@@ -38,17 +38,11 @@ def record_url(run: str) -> str:
 def read_record(run: str) -> RunRecord:
     """Raises InputError where no run is."""
     try:
-        text = storage.read_text(record_url(run))
+        return records.read_record(record_url(run), RunRecord)
     except FileNotFoundError:
         raise InputError(
             f"{run}: no training run here (no run.json); start one with `carrara train ROOT {run}`"
         ) from None
-    try:
-        return RunRecord.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DamagedError(f"{record_url(run)}: not a run ({place}: {first['msg']})") from None
 
 
 def holds(record: RunRecord) -> bool:
