@@ -25,7 +25,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     port, dashboard_port = free_port(), free_port()
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += [f"--port={port}", f"--dashboard-port={dashboard_port}", "--num-cpus=2"]
-    command += ["--disable-usage-stats"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats"]
     with (tmp_path / "ray.log").open("w") as log:
         head = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment(tmp_path), start_new_session=True
