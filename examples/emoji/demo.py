@@ -11,6 +11,8 @@ with the settings of infra/configs/demo.toml. Leaves in FOLDER:
 import json
 import shlex
 import socket
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -171,8 +173,10 @@ def _size_mb(output: str) -> float:
 def _run_command(line: list[str]) -> None:
     import carrara
 
-    print(f"\n$ carrara {shlex.join(line)}", flush=True)
-    code = carrara.run_command(line)
+    # Stdout is for the demo's own summary, which may be wanted as JSON.
+    with redirect_stdout(sys.stderr):
+        print(f"\n$ carrara {shlex.join(line)}", flush=True)
+        code = carrara.run_command(line)
     if code:
         raise ShortfallError(f"demo: `carrara {line[0]}` ended with exit code {code}, see above")
 
