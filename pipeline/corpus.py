@@ -47,6 +47,10 @@ ROW_SCHEMA = pa.schema(
 )
 """What every row of a shard's parquet has, failures included; more columns may follow."""
 
+PLACE_SCHEMA = pa.schema([("image_offset", pa.int64()), ("image_size", pa.int64())])
+"""Last in a shard's parquet: where the picture's bytes lie in the tar, null where there are none.
+One read of that range gives the picture (`read_image`)."""
+
 
 class Shard(BaseModel):
     """One tar and its parquet, as the manifest records them."""
@@ -168,29 +172,31 @@ def write_shard(
 
     `samples` come in key order; `rows` has ROW_SCHEMA's columns first.
     """
-    num_samples = 0
+    places: dict[str, tuple[int, int]] = {}
     tar = shard_url(root, name)
     with storage.publish(tar) as path, path.open("wb") as file:
-        for sample in _write_samples(file, samples):
-            num_samples += 1
-            assert sample.key.startswith(name), f"{sample.key} does not belong in shard {name}"
+        for key, offset, size in _write_samples(file, samples):
+            assert key.startswith(name), f"{key} does not belong in shard {name}"
+            places[key] = (offset, size)
     parquet = shard_url(root, name, ".parquet")
-    storage.publish_table(parquet, rows)
+    storage.publish_table(parquet, _with_places(rows, places))
     stats_text = json.dumps(stats, indent=4, sort_keys=True)
     storage.publish_text(shard_url(root, name, "_stats.json"), stats_text)
     return Shard(
         name=name,
-        num_samples=num_samples,
+        num_samples=len(places),
         num_bytes=storage.size_bytes(tar),
         sha256=storage.sha256(tar),
         rows_sha256=storage.sha256(parquet),
     )
 
 
-def _write_samples(file: BinaryIO, samples: Iterable[Sample]) -> Iterator[Sample]:
+def _write_samples(file: BinaryIO, samples: Iterable[Sample]) -> Iterator[tuple[str, int, int]]:
+    """Key, and offset and size of the picture, of each sample written."""
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.GNU_FORMAT) as tar:
         for sample in samples:
             metadata = json.dumps(sample.metadata, indent=4, ensure_ascii=False, sort_keys=True)
+            offset = int(tar.offset) + tarfile.BLOCKSIZE  # behind the picture's header
             for extension, data in (
                 (sample.extension, sample.image),
                 ("txt", sample.caption.encode("utf-8", "replace")),
@@ -200,7 +206,25 @@ def _write_samples(file: BinaryIO, samples: Iterable[Sample]) -> Iterator[Sample
                 member = tarfile.TarInfo(f"{sample.key}.{extension}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-            yield sample
+            yield sample.key, offset, len(sample.image)
+
+
+def _with_places(rows: pa.Table, places: dict[str, tuple[int, int]]) -> pa.Table:
+    found = [places.get(key, (None, None)) for key in rows["key"].to_pylist()]
+    columns = [pa.array(column, pa.int64()) for column in zip(*found, strict=True)] or [
+        pa.array([], pa.int64())
+    ] * 2
+    rows = rows.drop_columns([name for name in PLACE_SCHEMA.names if name in rows.column_names])
+    for name, column in zip(PLACE_SCHEMA.names, columns, strict=True):
+        rows = rows.append_column(name, column)
+    return rows
+
+
+def read_image(root: str, shard: Shard, image_offset: int, image_size: int) -> bytes:
+    """One picture's bytes, without reading the rest of its shard."""
+    with storage.open_read(shard_url(root, shard.name)) as file:
+        file.seek(image_offset)
+        return file.read(image_size)
 
 
 def iter_samples(root: str, shard: Shard) -> Iterator[Sample]:
