@@ -60,8 +60,14 @@ class Signal(Protocol):
 SIGNALS = {
     "caption": "pipeline.signals.caption:CaptionSignal",
     "image": "pipeline.signals.image:ImageSignal",
+    "hashes": "pipeline.signals.hashes:HashesSignal",
+    "placeholder": "pipeline.signals.placeholder:PlaceholderSignal",
+    "safety": "pipeline.signals.safety:SafetySignal",
+    "text_overlay": "pipeline.signals.text_overlay:TextOverlaySignal",
     "clip": "retrieval.neighbours:ClipSignal",
     "neighbours": "retrieval.neighbours:NeighboursSignal",
+    "clip_safety": "retrieval.heads:ClipSafetySignal",
+    "aesthetic": "retrieval.heads:AestheticSignal",
 }
 """Named, not imported: curation needs no torch until a signal that does is asked for."""
 
