@@ -1,0 +1,186 @@
+"""What was taken down for good: `forget` writes it, `download`, `pack`, `dedup` and `verify` ask.
+
+    ROOT/tombstones.parquet    kind, value, max_distance, time, receipt
+
+    tombstones = read_tombstones(root)                     # empty where nothing was taken down
+    tombstones.reason(uid=uid, url=url, sha256=sha256)     # "taken down" or None
+    tombstones.of_picture(picture_hash(pixels).bits)       # the same, of a near copy
+
+A URL or a domain is kept as the digest of its plain form, so that the file refuses what it does not
+tell. (Who knows a URL can still ask whether it is there.) A domain covers its subdomains.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import pyarrow as pa
+
+from infra import storage
+from infra.config import digest_of
+from pipeline.picture_hash import NUM_BITS
+
+TAKEN_DOWN = "taken down"
+"""The `error_message` of a row that is refused or was forgotten."""
+
+NEAR = 31
+"""Bits, of PDQ's 256, in which near copies may differ (Facebook 2019, section 4.1)."""
+
+Kind = Literal["uid", "url", "domain", "sha256", "picture"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("value", pa.string()),
+        ("max_distance", pa.int32()),
+        ("time", pa.string()),
+        ("receipt", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """One thing that may never come back."""
+
+    kind: Kind
+    value: str
+    """The uid, the sha256 of the bytes as fetched, `url_digest`, `domain_digest` or PDQ's hex."""
+    max_distance: int | None
+    """Of a picture: how many bits a near copy's hash may differ in."""
+    time: str
+    """When it was asked for, UTC."""
+    receipt: str
+    """Name of the receipt within ROOT/receipts."""
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        return self.kind, self.value, self.max_distance or 0
+
+
+class Tombstones:
+    """All tombstones of a corpus, ready to be asked about row after row. It can be pickled."""
+
+    def __init__(self, stones: Iterable[Tombstone] = ()) -> None:
+        # The first one to ask for it gives the time.
+        by_identity = {stone.identity: stone for stone in reversed(list(stones))}
+        self.stones = tuple(by_identity[identity] for identity in sorted(by_identity))
+        self._values: dict[Kind, frozenset[str]] = {
+            kind: frozenset(stone.value for stone in self.stones if stone.kind == kind)
+            for kind in KINDS
+        }
+
+    def __len__(self) -> int:
+        return len(self.stones)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits: the same things taken down, the same digest."""
+        return digest_of([stone.identity for stone in self.stones])
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether `of_picture` can say anything, so that hashes are worth computing."""
+        return bool(self._values["picture"])
+
+    def values(self, kind: Kind) -> frozenset[str]:
+        return self._values[kind]
+
+    def reason(
+        self, *, uid: str | None = None, url: str | None = None, sha256: str | None = None
+    ) -> str | None:
+        """Why a row may not be there, by what is known of it; None: it may."""
+        values = self._values
+        if uid in values["uid"] or sha256 in values["sha256"] or (url and self._refuses_url(url)):
+            return TAKEN_DOWN
+        return None
+
+    def of_picture(self, bits: bytes) -> str | None:
+        """The same for a picture, by the 32 bytes of its perceptual hash."""
+        hashes, limits = self._pictures
+        distances = np.bitwise_count(hashes ^ np.frombuffer(bits, np.uint8)).sum(axis=1)
+        return TAKEN_DOWN if (distances <= limits).any() else None
+
+    def _refuses_url(self, url: str) -> bool:
+        if self._values["url"] and url_digest(url) in self._values["url"]:
+            return True
+        domains = self._values["domain"]
+        return bool(domains) and any(name in domains for name in map(domain_digest, _domains(url)))
+
+    @cached_property
+    def _pictures(self) -> tuple["np.ndarray", "np.ndarray"]:
+        """Hashes, uint8 [n, 32], and the distance [n] that each one reaches."""
+        stones = [stone for stone in self.stones if stone.kind == "picture"]
+        data = bytes.fromhex("".join(stone.value for stone in stones))
+        limits = [stone.max_distance or 0 for stone in stones]
+        return np.frombuffer(data, np.uint8).reshape(-1, NUM_BITS // 8), np.array(limits, np.int64)
+
+
+def tombstones_url(root: str) -> str:
+    return storage.join(root, "tombstones.parquet")
+
+
+def read_tombstones(root: str) -> Tombstones:
+    url = tombstones_url(root)
+    if not storage.exists(url):
+        return Tombstones()
+    return Tombstones(Tombstone(**row) for row in storage.read_table(url).to_pylist())
+
+
+def add_tombstones(root: str, stones: Iterable[Tombstone]) -> Tombstones:
+    """From here on they are refused; returns all that there are. Nothing new, nothing written."""
+    there = read_tombstones(root)
+    both = Tombstones([*there.stones, *stones])
+    if len(both) > len(there):
+        table = pa.Table.from_pylist([vars(stone) for stone in both.stones], SCHEMA)
+        storage.publish_table(tombstones_url(root), table)
+    return both
+
+
+def url_digest(url: str) -> str:
+    return hashlib.sha256(plain_url(url).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def domain_digest(domain: str) -> str:
+    return hashlib.sha256(plain_host(domain).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def plain_url(url: str) -> str:
+    """One form for all spellings of an address (RFC 3986, section 6.2), http or https alike."""
+    try:
+        parts = urlsplit(url.strip())
+        port = "" if parts.port in {None, 80, 443} else f":{parts.port}"
+    except ValueError:
+        return url.strip()
+    path, query = (re.sub("%[0-9A-Fa-f]{2}", _plain_escape, part) for part in parts[2:4])
+    path, query = (quote(part, safe="/%:@!$&'()*+,;=?~") for part in (path, query))
+    return f"{plain_host(parts.hostname or '')}{port}{path or '/'}" + (f"?{query}" if query else "")
+
+
+def plain_host(host: str) -> str:
+    """Lower case, as DNS is asked for it."""
+    host = host.strip().strip(".").lower()
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return host
+
+
+def _domains(url: str) -> list[str]:
+    """The URL's host and every domain that it is in."""
+    try:
+        labels = (urlsplit(url.strip()).hostname or "").strip(".").split(".")
+    except ValueError:
+        return []
+    return [".".join(labels[i:]) for i in range(len(labels))]
+
+
+def _plain_escape(escape: re.Match[str]) -> str:
+    char = chr(int(escape[0][1:], 16))
+    return char if char.isascii() and (char.isalnum() or char in "-._~") else escape[0].upper()
