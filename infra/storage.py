@@ -193,6 +193,21 @@ def remove(url: str) -> None:
             fs.rm(path, recursive=True)
 
 
+def move(source: str, target: str) -> None:
+    """Put a finished file in the place of another of the same filesystem.
+
+    At once on a disk; elsewhere it is copied first, so that one of the two is always whole.
+    """
+    fs, old = _filesystem(source)
+    _, new = _filesystem(target)
+    with _writing(target):
+        if isinstance(fs, LocalFileSystem):
+            Path(new).parent.mkdir(parents=True, exist_ok=True)
+            Path(old).replace(new)
+        else:
+            fs.mv(old, new)
+
+
 def sweep(url: str, name: str = "") -> None:
     """Remove what killed writers left under a local folder, of files whose names begin so.
 

@@ -82,3 +82,11 @@ def test_sweep_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
     assert storage.list_names(str(leftover.parent)) == []
     storage.sweep(str(tmp_path))
     assert not leftover.exists()
+
+
+def test_a_moved_file_takes_the_place_of_another(place: str) -> None:
+    storage.publish_text(storage.join(place, "staged", "a.txt"), "new")
+    storage.publish_text(storage.join(place, "b", "a.txt"), "old")
+    storage.move(storage.join(place, "staged", "a.txt"), storage.join(place, "b", "a.txt"))
+    assert storage.read_text(storage.join(place, "b", "a.txt")) == "new"
+    assert storage.list_files(place) == {"b/a.txt"}
