@@ -1,0 +1,309 @@
+"""`carrara download` against img2dataset 1.47.0 and against what the machine can reach at all.
+
+    python -m benchmarks.download WORK [--num-rows 3000] [--rounds 3]
+
+Same photos, same list, same nginx on the same cores, same settings; both sides in turn, so that a
+slow minute hits both. nginx closes every connection after its answer. A side's rate is its
+successes over the seconds between the first shard's start and the last one's end, as both write
+them into their _stats.json: what starting the programs takes is left out for both, and told apart.
+
+The floor, measured in each round: nothing but fetching (bare libcurl handles, bodies thrown away)
+reaches F photos/s, nothing but decoding at reduced scale, resizing and encoding (bare libjpeg-turbo
+and OpenCV, photos in memory) reaches P; one core after the other that makes 1 / (1/F + 1/P).
+
+Needs nginx, and a package registry for the first run: img2dataset gets its own environment.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.nginx import Server, serve
+from benchmarks.peers import peer_python
+from benchmarks.photos import write_photos
+
+PEER = "img2dataset==1.47.0"
+IMAGE_SIZE = 256
+MODES = ("keep_ratio", "border")
+SCHEMES = ("http", "https")
+THREADS = 64
+"""img2dataset's README recommends 64 a process; so many connections a worker here."""
+NUM_PROCESSES = os.cpu_count() or 1
+NUM_FETCHED, NUM_RESIZED = 3000, 1000
+"""Photos that the floor is measured with."""
+
+
+@dataclass(frozen=True)
+class Result:
+    num_successes: int
+    working_s: float
+    command_s: float
+
+    @property
+    def rate(self) -> float:
+        return self.num_successes / self.working_s
+
+
+def main() -> None:
+    arguments = _arguments()
+    work: Path = arguments.work
+    num_photos = min(arguments.num_rows, 3000)
+    size = write_photos(work / "photos", num_photos)
+    print(
+        f"{num_photos} photos of {size / num_photos / 1e3:.1f} KB, {arguments.num_rows} rows, ",
+        end="",
+    )
+    print(f"{NUM_PROCESSES} cores of {_processor()}, Python {platform.python_version()}")
+    python = peer_python(work / "img2dataset", PEER, "webdataset<0.3", "setuptools<81")
+    with serve(work / "photos", work / "nginx") as server:
+        os.environ["SSL_CERT_FILE"] = str(server.certificate.resolve())
+        for scheme in arguments.schemes:
+            url_list = _write_list(work, server, scheme, arguments.num_rows, num_photos)
+            for mode in arguments.modes:
+                compare(work, python, url_list, scheme, mode, arguments.rounds)
+
+
+def compare(
+    work: Path, python: Path, url_list: Path, scheme: str, mode: str, num_rounds: int
+) -> None:
+    ours, peers, floors = [], [], []
+    for number in range(num_rounds):
+        floors.append(floor(url_list, work / "photos", mode))
+        ours.append(run_ours(url_list, work / "ours", mode))
+        peers.append(run_peer(python, url_list, work / "peer", mode))
+        _print_round(scheme, mode, number, floors[-1], ours[-1], peers[-1])
+    ratio = statistics.median(a.rate / b.rate for a, b in zip(ours, peers, strict=True))
+    share = statistics.median(a.rate / b for a, b in zip(ours, floors, strict=True))
+    print(
+        f"{scheme} {mode}: {ratio:.2f} times img2dataset, {share:.0%} of the floor's rate "
+        f"(medians of {num_rounds})",
+        flush=True,
+    )
+
+
+def run_ours(url_list: Path, output: Path, mode: str) -> Result:
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "carrara.py", "download", url_list, output, "--resize-mode", mode]
+    command += ["--image-size", IMAGE_SIZE, "--thread-count", THREADS, "--allow-hosts", "127.0.0.1"]
+    command += ["--number-sample-per-shard", _rows_a_shard(url_list)]
+    seconds = _run(command)
+    return _result(output / "shards", seconds)
+
+
+def run_peer(python: Path, url_list: Path, output: Path, mode: str) -> Result:
+    shutil.rmtree(output, ignore_errors=True)
+    settings = {
+        "url_list": url_list.resolve(),
+        "output_folder": output.resolve(),
+        "input_format": "parquet",
+        "url_col": "url",
+        "caption_col": "caption",
+        "output_format": "webdataset",
+        "processes_count": NUM_PROCESSES,
+        "thread_count": THREADS,
+        "image_size": IMAGE_SIZE,
+        "resize_mode": mode,
+        "number_sample_per_shard": _rows_a_shard(url_list),
+        "enable_wandb": False,
+    }
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    seconds = _run([python.parent / "img2dataset", *options])
+    return _result(output, seconds)
+
+
+# The floor
+
+
+def floor(url_list: Path, photos: Path, mode: str) -> float:
+    """Photos/s of fetching alone and resizing alone, one after the other on the same cores."""
+    fetched = _rate_of(partial(fetch_alone, pq.read_table(url_list)["url"].to_pylist()))
+    data = [path.read_bytes() for path in sorted(photos.iterdir())[:NUM_RESIZED]]
+    resized = _rate_of(partial(resize_alone, data, mode))
+    return 1 / (1 / fetched + 1 / resized)
+
+
+def fetch_alone(urls: list[str]) -> int:
+    """Fetch with bare libcurl handles; returns how many answered 200."""
+    import pycurl
+
+    multi, waiting, num_done = pycurl.CurlMulti(), iter(urls[:NUM_FETCHED]), 0
+    bodies: dict[pycurl.Curl, bytearray] = {}
+
+    def start(handle: "pycurl.Curl") -> None:
+        if url := next(waiting, None):
+            bodies[handle] = bytearray()
+            handle.setopt(pycurl.URL, url)
+            handle.setopt(pycurl.WRITEFUNCTION, bodies[handle].extend)
+            multi.add_handle(handle)
+
+    for _ in range(THREADS):
+        handle = pycurl.Curl()
+        handle.setopt(pycurl.CAINFO, os.environ["SSL_CERT_FILE"])
+        start(handle)
+    while bodies:
+        multi.perform()
+        _, succeeded, failed = multi.info_read(THREADS)
+        assert not failed, failed
+        for handle in succeeded:
+            num_done += handle.getinfo(pycurl.RESPONSE_CODE) == 200 and bool(bodies.pop(handle))
+            multi.remove_handle(handle)
+            start(handle)
+        multi.select(0.01)
+    return num_done
+
+
+def resize_alone(photos: list[bytes], mode: str) -> int:
+    """Decode at the scale that libjpeg-turbo offers, resize and encode; returns how many."""
+    import cv2
+    import simplejpeg
+
+    cv2.setNumThreads(1)
+    for data in photos:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        side = min if mode == "keep_ratio" else max
+        scale = IMAGE_SIZE / side(height, width)
+        size = (round(width * scale), round(height * scale))
+        pixels = simplejpeg.decode_jpeg(data, "BGR", min_height=size[1], min_width=size[0])
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        if mode == "border":
+            bottom, right = IMAGE_SIZE - size[1], IMAGE_SIZE - size[0]
+            half = bottom // 2, right // 2
+            pixels = cv2.copyMakeBorder(
+                pixels,
+                half[0],
+                bottom - half[0],
+                half[1],
+                right - half[1],
+                cv2.BORDER_CONSTANT,
+                value=(255, 255, 255),
+            )
+        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return len(photos)
+
+
+def _rate_of(work: Callable[[], int]) -> float:
+    """Items/s of NUM_PROCESSES processes that do the same work side by side."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(NUM_PROCESSES + 1)
+    counts = context.SimpleQueue()
+    processes = [
+        context.Process(target=_timed, args=(work, barrier, counts)) for _ in range(NUM_PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    barrier.wait()
+    start = time.monotonic()
+    num = int(sum(counts.get() for _ in processes))
+    seconds = time.monotonic() - start
+    for process in processes:
+        process.join()
+    return num / seconds
+
+
+def _timed(work: Callable[[], int], barrier: Barrier, counts: "SimpleQueue[int]") -> None:
+    import cv2  # noqa: F401
+    import pycurl  # noqa: F401
+    import simplejpeg  # noqa: F401
+
+    barrier.wait()
+    counts.put(work())
+
+
+# What both sides share
+
+
+def _write_list(work: Path, server: Server, scheme: str, num_rows: int, num_photos: int) -> Path:
+    base = server.base(scheme)
+    # Rows beyond the photos there are get a query of their own: no two rows are the same pair.
+    urls = [f"{base}/{row % num_photos:06d}.jpg?{row // num_photos}" for row in range(num_rows)]
+    path = work / f"{scheme}.parquet"
+    pq.write_table(
+        pa.table({"url": urls, "caption": [f"photo {n}" for n in range(num_rows)]}), path
+    )
+    return path
+
+
+def _rows_a_shard(url_list: Path) -> int:
+    """Six shards a process: enough that both end at nearly the same time."""
+    return max(1, int(pq.ParquetFile(url_list).metadata.num_rows) // (6 * NUM_PROCESSES))
+
+
+def _run(command: list[object]) -> float:
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
+    start = time.monotonic()
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(
+            f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout[-2000:]}"
+        )
+    return time.monotonic() - start
+
+
+def _result(shards: Path, command_s: float) -> Result:
+    stats = [json.loads(text) for text in _texts(shards)]
+    working_s = max(s["end_time"] for s in stats) - min(s["start_time"] for s in stats)
+    return Result(sum(s["successes"] for s in stats), working_s, command_s)
+
+
+def _texts(shards: Path) -> Iterator[str]:
+    for path in sorted(shards.glob("*_stats.json")):
+        yield path.read_text()
+
+
+def _print_round(
+    scheme: str, mode: str, number: int, bound: float, ours: Result, peer: Result
+) -> None:
+    print(
+        f"  {scheme} {mode} round {number + 1}: floor {bound:.0f}/s; carrara {ours.rate:.0f}/s "
+        f"({ours.num_successes} in {ours.working_s:.1f} s, command {ours.command_s:.1f} s); "
+        f"img2dataset {peer.rate:.0f}/s ({peer.num_successes} in {peer.working_s:.1f} s, command "
+        f"{peer.command_s:.1f} s)",
+        flush=True,
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(": ")[2]
+    return platform.processor()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "work", type=Path, help="folder for photos, outputs and the peer's environment"
+    )
+    parser.add_argument("--num-rows", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=SCHEMES)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
