@@ -12,18 +12,17 @@ tell. (Who knows a URL can still ask whether it is there.) A domain covers its s
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import quote, urlsplit
 
-import numpy as np
 import pyarrow as pa
 
 from infra import storage
 from infra.config import digest_of
-from pipeline.picture_hash import NUM_BITS
+from pipeline.near_hashes import NearHashes
 
 TAKEN_DOWN = "taken down"
 """The `error_message` of a row that is refused or was forgotten."""
@@ -96,30 +95,39 @@ class Tombstones:
         self, *, uid: str | None = None, url: str | None = None, sha256: str | None = None
     ) -> str | None:
         """Why a row may not be there, by what is known of it; None: it may."""
+        return TAKEN_DOWN if self.matched_by(uid=uid, url=url, sha256=sha256) else None
+
+    def matched_by(
+        self, *, uid: str | None = None, url: str | None = None, sha256: str | None = None
+    ) -> Kind | None:
+        """What kind of tombstone a row falls under."""
         values = self._values
-        if uid in values["uid"] or sha256 in values["sha256"] or (url and self._refuses_url(url)):
-            return TAKEN_DOWN
+        if uid in values["uid"]:
+            return "uid"
+        if sha256 in values["sha256"]:
+            return "sha256"
+        if url and values["url"] and url_digest(url) in values["url"]:
+            return "url"
+        if url and values["domain"] and not values["domain"].isdisjoint(_domain_digests(url)):
+            return "domain"
         return None
 
     def of_picture(self, bits: bytes) -> str | None:
-        """The same for a picture, by the 32 bytes of its perceptual hash."""
-        hashes, limits = self._pictures
-        distances = np.bitwise_count(hashes ^ np.frombuffer(bits, np.uint8)).sum(axis=1)
-        return TAKEN_DOWN if (distances <= limits).any() else None
-
-    def _refuses_url(self, url: str) -> bool:
-        if self._values["url"] and url_digest(url) in self._values["url"]:
-            return True
-        domains = self._values["domain"]
-        return bool(domains) and any(name in domains for name in map(domain_digest, _domains(url)))
+        """As `reason`, for a picture, by the 32 bytes of its perceptual hash."""
+        return None if self._pictures.find(bits) is None else TAKEN_DOWN
 
     @cached_property
-    def _pictures(self) -> tuple["np.ndarray", "np.ndarray"]:
-        """Hashes, uint8 [n, 32], and the distance [n] that each one reaches."""
+    def _pictures(self) -> NearHashes:
         stones = [stone for stone in self.stones if stone.kind == "picture"]
-        data = bytes.fromhex("".join(stone.value for stone in stones))
-        limits = [stone.max_distance or 0 for stone in stones]
-        return np.frombuffer(data, np.uint8).reshape(-1, NUM_BITS // 8), np.array(limits, np.int64)
+        return NearHashes(
+            [bytes.fromhex(stone.value) for stone in stones],
+            [stone.max_distance or 0 for stone in stones],
+        )
+
+
+def is_redacted(row: Mapping[str, Any]) -> bool:
+    """Whether nothing is left of a row but that it was taken down."""
+    return row["error_message"] == TAKEN_DOWN and row["url"] is None and row["caption"] is None
 
 
 def tombstones_url(root: str) -> str:
@@ -172,13 +180,13 @@ def plain_host(host: str) -> str:
         return host
 
 
-def _domains(url: str) -> list[str]:
-    """The URL's host and every domain that it is in."""
+def _domain_digests(url: str) -> list[str]:
+    """Of the URL's host and of every domain that it is in."""
     try:
         labels = (urlsplit(url.strip()).hostname or "").strip(".").split(".")
     except ValueError:
         return []
-    return [".".join(labels[i:]) for i in range(len(labels))]
+    return [domain_digest(".".join(labels[i:])) for i in range(len(labels))]
 
 
 def _plain_escape(escape: re.Match[str]) -> str:
