@@ -12,7 +12,6 @@ place in a tar. Join on uid, never on row order.
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,9 +24,13 @@ from infra import storage
 from infra.config import digest_of
 from infra.errors import DamagedError, InputError
 from infra.records import read_record
+from pipeline import tar
 
 SCHEMA_VERSION = 1
 SUCCESS = "success"
+
+READ_BYTES = WRITE_BYTES = 1 << 20
+"""Of a tar at once."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -117,6 +120,16 @@ class Sample:
     """The member {key}.json: the sample's row in the parquet."""
 
 
+@dataclass(frozen=True)
+class PackedSample:
+    """A sample as the bytes that it takes in a tar."""
+
+    key: str
+    image_size: int
+    members: bytes
+    """The picture's member first."""
+
+
 def sample_uid(url: str, caption: str) -> str:
     """32 hex digits: the first 128 bits of sha256 over url, NUL, caption."""
     return hashlib.sha256(f"{url}\0{caption}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -172,12 +185,25 @@ def write_shard(
 
     `samples` come in key order; `rows` has ROW_SCHEMA's columns first.
     """
+    return write_packed_shard(root, name, map(pack_sample, samples), rows, stats)
+
+
+def write_packed_shard(
+    root: str, name: str, samples: Iterable[PackedSample], rows: pa.Table, stats: dict[str, Any]
+) -> Shard:
+    """As `write_shard`, of samples that are members of a tar already."""
     places: dict[str, tuple[int, int]] = {}
-    tar = shard_url(root, name)
-    with storage.publish(tar) as path, path.open("wb") as file:
-        for key, offset, size in _write_samples(file, samples):
-            assert key.startswith(name), f"{key} does not belong in shard {name}"
-            places[key] = (offset, size)
+    num_bytes, digest = 0, hashlib.sha256()
+    with storage.publish(shard_url(root, name)) as path, path.open("wb", WRITE_BYTES) as file:
+        for sample in samples:
+            assert sample.key.startswith(name), f"{sample.key} does not belong in shard {name}"
+            places[sample.key] = (num_bytes + tar.BLOCK, sample.image_size)
+            file.write(sample.members)
+            digest.update(sample.members)
+            num_bytes += len(sample.members)
+        end = tar.end(num_bytes)
+        file.write(end)
+        digest.update(end)
     parquet = shard_url(root, name, ".parquet")
     storage.publish_table(parquet, _with_places(rows, places))
     stats_text = json.dumps(stats, indent=4, sort_keys=True)
@@ -185,28 +211,33 @@ def write_shard(
     return Shard(
         name=name,
         num_samples=len(places),
-        num_bytes=storage.size_bytes(tar),
-        sha256=storage.sha256(tar),
+        num_bytes=num_bytes + len(end),
+        sha256=digest.hexdigest(),
         rows_sha256=storage.sha256(parquet),
     )
 
 
-def _write_samples(file: BinaryIO, samples: Iterable[Sample]) -> Iterator[tuple[str, int, int]]:
-    """Key, and offset and size of the picture, of each sample written."""
-    with tarfile.open(fileobj=file, mode="w|", format=tarfile.GNU_FORMAT) as tar:
-        for sample in samples:
-            metadata = json.dumps(sample.metadata, indent=4, ensure_ascii=False, sort_keys=True)
-            offset = int(tar.offset) + tarfile.BLOCKSIZE  # behind the picture's header
-            for extension, data in (
-                (sample.extension, sample.image),
-                ("txt", sample.caption.encode("utf-8", "replace")),
-                ("json", metadata.encode("utf-8", "replace")),
-            ):
-                # TarInfo's defaults (mtime 0, no owner) keep the bytes the same everywhere.
-                member = tarfile.TarInfo(f"{sample.key}.{extension}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-            yield sample.key, offset, len(sample.image)
+def pack_sample(sample: Sample) -> PackedSample:
+    members = [
+        tar.member(f"{sample.key}.{extension}", content)
+        for extension, content in (
+            (sample.extension, sample.image),
+            ("txt", sample.caption.encode("utf-8", "replace")),
+            ("json", _metadata_text(sample.metadata).encode("utf-8", "replace")),
+        )
+    ]
+    return PackedSample(sample.key, len(sample.image), b"".join(members))
+
+
+def _metadata_text(metadata: dict[str, Any]) -> str:
+    """json.dumps with indent=4, as img2dataset writes it."""
+    if not metadata or any(isinstance(value, dict | list | tuple) for value in metadata.values()):
+        return json.dumps(metadata, indent=4, ensure_ascii=False, sort_keys=True)
+    # Only without `indent` does Python's json use its encoder in C; a flat object is the same.
+    return "{\n    " + _FLAT_JSON.encode(metadata)[1:-1] + "\n}"
+
+
+_FLAT_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",\n    ", ": "))
 
 
 def _with_places(rows: pa.Table, places: dict[str, tuple[int, int]]) -> pa.Table:
@@ -233,15 +264,17 @@ def iter_samples(root: str, shard: Shard) -> Iterator[Sample]:
     num_read = 0
     try:
         with storage.open_read(url) as opened:
-            file = _HashedReader(opened)
-            with tarfile.open(fileobj=file, mode="r|") as tar:
-                for key, members in _group_members(tar):
-                    yield _sample(key, members)
-                    num_read += 1
-            sha256 = file.sha256_of_all()
+            hashed = _HashedReader(opened)
+            file = io.BufferedReader(hashed, READ_BYTES)
+            for key, members in _group_members(tar.iter_members(file)):
+                yield _sample(key, members)
+                num_read += 1
+            while file.read(READ_BYTES):
+                pass
+            sha256 = hashed.hexdigest()
     except FileNotFoundError:
         reason = "missing"
-    except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
+    except (KeyError, TypeError, ValueError, EOFError) as error:
         reason = f"{type(error).__name__}: {error}"
     else:
         if (num_read, sha256) == (shard.num_samples, shard.sha256):
@@ -260,14 +293,16 @@ class _HashedReader(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest = file, hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._digest.update(data)
-        return data
+    def readable(self) -> bool:
+        return True
 
-    def sha256_of_all(self) -> str:
-        while self.read(1 << 20):
-            pass
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        self._digest.update(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def hexdigest(self) -> str:
         return self._digest.hexdigest()
 
 
@@ -278,18 +313,15 @@ def _damaged(root: str, url: str, reason: str) -> DamagedError:
     )
 
 
-def _group_members(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _group_members(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
     key, members = "", dict[str, bytes]()
-    for member in tar:
-        stem, _, extension = member.name.partition(".")
-        content = tar.extractfile(member)
-        if content is None:
-            raise ValueError(f"{member.name} is not a plain file")
+    for name, content in files:
+        stem, _, extension = name.partition(".")
         if stem != key and members:
             yield key, members
             members = {}
         key = stem
-        members[extension] = content.read()
+        members[extension] = content
     if members:
         yield key, members
 

@@ -1,0 +1,87 @@
+"""Plain tar members without tarfile's ceremony: the same bytes, at the speed of a copy.
+
+What a shard holds is simple: plain files with short ASCII names, no owner, no time. Written so by
+tarfile (GNU format), a header costs 30 microseconds; a packed corpus has three a sample.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+BLOCK = tarfile.BLOCKSIZE
+
+_TEMPLATE = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)
+_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 156)
+_TYPE, _MAGIC = slice(156, 157), slice(257, 262)
+_BEFORE_SIZE, _AFTER_SIZE, _REST = _TEMPLATE[100:124], _TEMPLATE[135:148], _TEMPLATE[156:]
+_SUM_OF_REST = sum(_BEFORE_SIZE + b" " * 8 + _AFTER_SIZE + _REST)
+"""The checksum counts its own field as spaces."""
+
+BELIEVED_BYTES = 1 << 26
+"""Memory is laid aside for so much before it is seen to be there."""
+
+MAX_SIZE = 8**11 - 1
+"""What eleven octal digits hold."""
+
+
+def member(name: str, content: bytes) -> bytes:
+    """A file as it lies in a tar: its header, its bytes, zeros up to the next block."""
+    return b"".join((header(name, len(content)), content, bytes(-len(content) % BLOCK)))
+
+
+def header(name: str, size: int) -> bytes:
+    """One block, as tarfile writes it for a TarInfo of that name and size."""
+    encoded, digits = name.encode("ascii"), b"%011o" % size
+    assert len(encoded) <= 100, name
+    assert size <= MAX_SIZE, size
+    checksum = _SUM_OF_REST + sum(encoded) + sum(digits)
+    return b"".join(
+        (
+            encoded.ljust(100, b"\0"),
+            _BEFORE_SIZE,
+            digits,
+            _AFTER_SIZE,
+            b"%06o\0 " % checksum,
+            _REST,
+        )
+    )
+
+
+def end(num_bytes: int) -> bytes:
+    """What closes a tar of so many bytes: two empty blocks, and zeros up to a whole record."""
+    return bytes(2 * BLOCK + -(num_bytes + 2 * BLOCK) % tarfile.RECORDSIZE)
+
+
+def iter_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each plain file, read from front to back.
+
+    Raises ValueError for what is no such tar, EOFError where it breaks off.
+    """
+    while True:
+        head = file.read(BLOCK)
+        if len(head) < BLOCK:
+            raise EOFError("it breaks off")
+        if not any(head):
+            return
+        if head[_TYPE] not in (b"0", b"\0") or head[_MAGIC] != b"ustar":
+            raise ValueError("a member is not a plain file")
+        name = head[_NAME].partition(b"\0")[0].decode("utf-8")
+        size = int(head[_SIZE], 8)
+        padding = -size % BLOCK
+        content = _read(file, size)
+        if len(content) < size or len(file.read(padding)) < padding:
+            raise EOFError(f"{name} breaks off")
+        yield name, content
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """As many as there are, at most: a damaged header may promise gigabytes."""
+    if size < 0:
+        raise ValueError(f"a member of {size} bytes")
+    if size <= BELIEVED_BYTES:
+        return file.read(size)
+    parts = []
+    while size and (part := file.read(min(size, BELIEVED_BYTES))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

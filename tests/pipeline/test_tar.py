@@ -1,0 +1,68 @@
+import contextlib
+import io
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import tar
+
+NAMES = st.from_regex(r"[0-9]{5,90}\.(jpg|txt|json)", fullmatch=True)
+FILES = st.lists(st.tuples(NAMES, st.binary(max_size=2000)), max_size=30)
+
+
+def packed(files: list[tuple[str, bytes]]) -> bytes:
+    members = b"".join(tar.member(name, content) for name, content in files)
+    return members + tar.end(len(members))
+
+
+@given(FILES)
+def test_the_bytes_are_those_that_tarfile_writes(files: list[tuple[str, bytes]]) -> None:
+    expected = io.BytesIO()
+    with tarfile.open(fileobj=expected, mode="w|", format=tarfile.GNU_FORMAT) as archive:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert packed(files) == expected.getvalue()
+
+
+@given(FILES)
+def test_what_is_written_is_read(files: list[tuple[str, bytes]]) -> None:
+    assert list(tar.iter_members(io.BytesIO(packed(files)))) == files
+
+
+def test_a_large_file_keeps_its_size() -> None:
+    info = tarfile.TarInfo("00000.jpg")
+    info.size = 5_000_000_000
+    assert tar.header("00000.jpg", info.size) == info.tobuf(tarfile.GNU_FORMAT)
+
+
+@given(st.binary(max_size=3000))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    with contextlib.suppress(ValueError, EOFError):
+        list(tar.iter_members(io.BytesIO(data)))
+
+
+@given(FILES, st.data())
+def test_a_cut_or_altered_tar_is_read_or_refused(
+    files: list[tuple[str, bytes]], data: st.DataObject
+) -> None:
+    whole = bytearray(packed(files))
+    whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    with contextlib.suppress(ValueError, EOFError):
+        list(tar.iter_members(io.BytesIO(cut)))
+
+
+def test_a_header_that_promises_gigabytes_costs_none() -> None:
+    with pytest.raises(EOFError, match="breaks off"):
+        list(tar.iter_members(io.BytesIO(tar.header("00000.jpg", tar.MAX_SIZE) + b"short")))
+
+
+def test_what_is_no_plain_file_is_refused() -> None:
+    folder = tarfile.TarInfo("folder")
+    folder.type = tarfile.DIRTYPE
+    with pytest.raises(ValueError, match="not a plain file"):
+        list(tar.iter_members(io.BytesIO(folder.tobuf(tarfile.GNU_FORMAT))))
