@@ -1,0 +1,79 @@
+"""Digests of the pixels and a perceptual hash: what `dedup` finds copies by.
+
+Reads the shards' tars. The sha256 of the bytes as fetched is in the shards' parquets already.
+"""
+
+import hashlib
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageOps
+
+from pipeline.corpus import Shard, iter_samples
+from pipeline.picture_hash import Pixels, dihedral_hashes
+from pipeline.score import Options
+
+
+class HashesSignal:
+    name = "hashes"
+    schema = pa.schema(
+        [
+            ("pixel_sha256", pa.string()),
+            ("picture_hash", pa.string()),
+            ("picture_hash_mirrored", pa.string()),
+            ("picture_hash_quality", pa.int32()),
+        ]
+    )
+
+    def __init__(self, root: str, options: Options) -> None:
+        del options  # there is nothing to choose
+        self._root = root
+
+    def identity(self) -> dict[str, Any]:
+        return {"picture_hash": "PDQ", "version": 1}
+
+    def __call__(self, shard: Shard) -> pa.Table:
+        rows = [
+            {"uid": sample.uid, **hash_picture(sample.image)}
+            for sample in iter_samples(self._root, shard)
+        ]
+        return pa.Table.from_pylist(rows, pa.schema([("uid", pa.string()), *self.schema]))
+
+
+def hash_picture(image: bytes) -> dict[str, str | int | None]:
+    """The schema's columns of one picture, nulls where its bytes can't be decoded."""
+    pixels = _decode(image)
+    if pixels is None:
+        return dict.fromkeys(HashesSignal.schema.names)
+    hashes = dihedral_hashes(pixels, ("upright", "mirrored"))
+    return {
+        "pixel_sha256": _pixel_sha256(pixels),
+        "picture_hash": hashes["upright"].hex,
+        "picture_hash_mirrored": hashes["mirrored"].hex,
+        "picture_hash_quality": hashes["upright"].quality,
+    }
+
+
+def _decode(image: bytes) -> Pixels | None:
+    """Upright RGB, transparent parts on white, as `download` stores pictures."""
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            if not upright.has_transparency_data:
+                return np.asarray(upright.convert("RGB"))
+            page = Image.new("RGBA", upright.size, "white")
+            page.alpha_composite(upright.convert("RGBA"))
+            return np.asarray(page.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
+        return None
+
+
+def _pixel_sha256(pixels: Pixels) -> str:
+    """Of height and width too: the same bytes in another shape are another picture."""
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(struct.pack("<2I", height, width))
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()
