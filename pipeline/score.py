@@ -1,23 +1,30 @@
 """Score a corpus: run signals over its shards and keep their values beside them, as columns.
 
-    carrara score ROOT --signals caption image clip neighbours
+    carrara score ROOT
+    carrara score ROOT --signals safety text_overlay
+    carrara score ROOT --signals aesthetic --options.aesthetic-head PATH
 
 Reads   ROOT/manifest.json, ROOT/shards/ (and what a signal itself reads: embeddings, an index)
 Writes  ROOT/columns/<signal>/<shard>.parquet   uid + the signal's columns, one row a sample
         ROOT/columns/<signal>/stamp.json        the corpus and the parameters they follow from
         ROOT/columns/<signal>/manifest.json     sha256 of every file; written last
 
-Scores are computed once and thresholded many times (`carrara select`). A signal of your own is a
-class that fits `Signal`, given as "module:Class".
+Scores are computed once and thresholded many times (`carrara select`). Each column's metadata names
+the models behind it with the sha256 of their weights, and the file's all that decides the values. A
+signal of your own is a class that fits `Signal`, given as "module:Class".
 """
 
+import hashlib
 import importlib
 import json
 import re
+import sys
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast, runtime_checkable
 
 import pyarrow as pa
 from cyclopts import Parameter
@@ -27,7 +34,7 @@ from infra import storage
 from infra.cluster import Workers, map_on_workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConfigError, ShortfallError
-from infra.records import read_record
+from infra.records import read_mapping, read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import ColumnsManifest, Manifest, Shard, read_manifest, write_columns
@@ -36,7 +43,11 @@ MANY = Parameter(consume_multiple=True)
 """On the command line: --signals caption image."""
 
 Options = Mapping[str, str | None]
-"""What every signal is given beside the root: "encoder", and what `--options.NAME` adds."""
+"""What every signal is given beside the root: "encoder"; "num_threads" and "device" ("cpu" or
+"cuda"), its worker's share; and what `--options.NAME` adds."""
+
+PLACES = ("clip_safety_head", "aesthetic_head")
+"""Options that name a file: made absolute, so that workers anywhere find it."""
 
 
 class Signal(Protocol):
@@ -51,10 +62,21 @@ class Signal(Protocol):
     """The columns that follow uid."""
 
     def identity(self) -> dict[str, Any]:
-        """Parameters and model digests: all that decides the values. JSON-able."""
+        """Parameters and model digests: all that decides the values. JSON-able.
+
+        Under "models", for each column that models give: {column: {model: sha256 of its weights}}.
+        """
 
     def __call__(self, shard: Shard) -> pa.Table:
         """uid first, then the schema's columns; one row a sample."""
+
+
+@runtime_checkable
+class CorpusSignal(Signal, Protocol):
+    """A signal that has to see the whole corpus before it can score a shard of it."""
+
+    def prepared(self) -> AbstractContextManager[None]:
+        """Entered once, in the command's own process, for as long as shards are scored."""
 
 
 SIGNALS = {
@@ -71,18 +93,24 @@ SIGNALS = {
 }
 """Named, not imported: curation needs no torch until a signal that does is asked for."""
 
+CHEAP = ("caption", "image", "placeholder")
+"""Thousands of samples a second, from the shards alone."""
+
+NEEDS = {"clip": ("embeddings", "manifest.json"), "neighbours": ("index", "index.json")}
+"""Scored by default where ROOT/<folder>/<encoder>/<file> is there to score by."""
+
 
 class Config(StageConfig):
     root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
-    signals: Annotated[tuple[str, ...], MANY] = Field(
-        default=("caption", "image", "clip", "neighbours"), min_length=1
-    )
-    """Shipped ones by name, others as module:Class."""
+    signals: Annotated[tuple[str, ...] | None, MANY] = Field(default=None, min_length=1)
+    """Shipped ones by name, others as module:Class; none: caption, image and placeholder, with clip
+    where there are embeddings and neighbours where there is an index."""
     encoder: str | None = None
     """Whose embeddings and index `clip` and `neighbours` use; none: the only ones there are."""
     options: dict[str, str] = Field(default_factory=dict)
-    """Handed to signals of your own."""
+    """What single signals take: clip-safety-head, aesthetic-head, k-max, memory-limit, or whatever
+    one of your own asks for."""
     workers: Annotated[Workers, EXECUTION_ONLY] = Workers()
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
     """Replace scores that were made with other parameters or on another corpus."""
@@ -93,23 +121,45 @@ def run(config: Config) -> Summary:
     with Stopwatch() as watch:
         manifest = read_manifest(config.root)
         options = _options(config)
-        signals = [load_signal(name, config.root, options) for name in config.signals]
-        for signal in signals:
+        names = config.signals or default_signals(config.root, config.encoder)
+        signals = {name: load_signal(name, config.root, options) for name in names}
+        for signal in signals.values():
             claim(
                 _folder(config.root, signal), _stamp(signal, manifest), overwrite=config.overwrite
             )
         scored = _score(config, manifest, signals)
-        for signal in signals:
-            _publish_manifest(_folder(config.root, signal), signal, manifest, scored[signal.name])
+        nulls = {
+            signal.name: _publish_manifest(config.root, signal, manifest, scored[signal.name])
+            for signal in signals.values()
+        }
     return Summary(
         stage="score",
         num_in=manifest.num_samples,
         num_out=manifest.num_samples,
-        counts={signal.name: manifest.num_samples for signal in signals},
+        counts=_counts(manifest, nulls),
         seconds=watch.seconds,
-        outputs={signal.name: _folder(config.root, signal) for signal in signals},
-        details={"shards scored now": {name: len(files) for name, files in scored.items()}},
+        outputs={signal.name: _folder(config.root, signal) for signal in signals.values()},
+        details={
+            "shards scored now": {name: len(files) for name, files in scored.items()},
+            "nulls": {name: columns for name, columns in nulls.items() if columns},
+        },
     )
+
+
+def default_signals(root: str, encoder: str | None) -> tuple[str, ...]:
+    """What costs little, and what there are embeddings for; says what it leaves out.
+
+    An encoder that was named is one whose embeddings the user counts on.
+    """
+    names = list(CHEAP)
+    for name, (folder, file) in NEEDS.items():
+        base = storage.join(root, folder)
+        found = (storage.join(base, slug, file) for slug in storage.list_names(base))
+        if encoder is not None or any(map(storage.exists, found)):
+            names.append(name)
+        else:
+            print(f"score: {root} has no {folder} yet, so without {name}", file=sys.stderr)
+    return tuple(names)
 
 
 def load_signal(reference: str, root: str, options: Options) -> Signal:
@@ -151,25 +201,30 @@ class Task:
     shard: Shard
 
 
-def _score(config: Config, manifest: Manifest, signals: list[Signal]) -> dict[str, set[str]]:
+def _score(
+    config: Config, manifest: Manifest, signals: Mapping[str, Signal]
+) -> dict[str, set[str]]:
     """Score the shards that have no values yet; returns the files written, by signal."""
     tasks, written = [], {}
-    for reference, signal in zip(config.signals, signals, strict=True):
-        done = set(storage.list_names(_folder(config.root, signal)))
-        missing = [shard for shard in manifest.shards if f"{shard.name}.parquet" not in done]
-        tasks += [Task(reference, shard) for shard in missing]
-        written[signal.name] = {f"{shard.name}.parquet" for shard in missing}
-    outcomes = map_on_workers(
-        partial(_Scorer, config.root, _options(config)),
-        tasks,
-        workers=config.workers,
-        description="score",
-        unit="scores",
-        size=lambda task: task.shard.num_samples,
-    )
-    failed = sorted(
-        (one.item.signal, one.item.shard.name, one.error) for one in outcomes if one.error
-    )
+    with ExitStack() as prepared:
+        for reference, signal in signals.items():
+            done = set(storage.list_names(_folder(config.root, signal)))
+            missing = [shard for shard in manifest.shards if f"{shard.name}.parquet" not in done]
+            tasks += [Task(reference, shard) for shard in missing]
+            written[signal.name] = {f"{shard.name}.parquet" for shard in missing}
+            if missing and isinstance(signal, CorpusSignal):
+                prepared.enter_context(signal.prepared())
+        outcomes = map_on_workers(
+            partial(_Scorer, config.root, _options(config)),
+            tasks,
+            workers=config.workers,
+            description="score",
+            unit="scores",
+            size=lambda task: task.shard.num_samples,
+        )
+        failed = sorted(
+            (one.item.signal, one.item.shard.name, one.error) for one in outcomes if one.error
+        )
     if failed:
         names = ", ".join(f"{signal} {shard}" for signal, shard, _ in failed)
         raise ShortfallError(
@@ -201,37 +256,90 @@ def _score_shard(signal: Signal, root: str, shard: Shard) -> None:
             f"signal {signal.name}: gave {table.num_rows} rows of {', '.join(table.column_names)} "
             f"for shard {shard.name}, expected {shard.num_samples} rows of {', '.join(declared)}"
         )
-    identity = json.dumps(signal.identity(), sort_keys=True)
-    metadata = {"carrara.signal": signal.name, "carrara.identity": identity}
-    write_columns(root, signal.name, shard.name, table.replace_schema_metadata(metadata))
+    write_columns(root, signal.name, shard.name, _with_provenance(table, signal))
+
+
+def _with_provenance(table: pa.Table, signal: Signal) -> pa.Table:
+    """The same values; fields and table say by which models, formulas and parameters."""
+    identity = signal.identity()
+    fields = []
+    for field in table.schema:
+        models = json.dumps(identity.get("models", {}).get(field.name, {}), sort_keys=True)
+        metadata = {"carrara.signal": signal.name, "carrara.models": models}
+        fields.append(field if field.name == "uid" else field.with_metadata(metadata))
+    metadata = {
+        "carrara.signal": signal.name,
+        "carrara.identity": json.dumps(identity, sort_keys=True),
+    }
+    return table.cast(pa.schema(fields, metadata))
 
 
 def _publish_manifest(
-    folder: str, signal: Signal, manifest: Manifest, scored_now: set[str]
-) -> None:
+    root: str, signal: Signal, manifest: Manifest, scored_now: set[str]
+) -> dict[str, int]:
+    """Returns how many nulls there are, by column."""
+    folder = _folder(root, signal)
     url = storage.join(folder, "manifest.json")
     # What was there before keeps its digest: a file damaged since must not be taken for good.
-    known = read_record(url, ColumnsManifest).files if storage.exists(url) else {}
-    names = [f"{shard.name}.parquet" for shard in manifest.shards]
+    known: dict[str, Any] = {}
+    if storage.exists(url):
+        there = read_record(url, ColumnsManifest)
+        nulls = read_mapping(url).get("nulls", {})
+        known = {name: (digest, nulls.get(name, {})) for name, digest in there.files.items()}
+    files = {
+        name: known[name]
+        if name in known and name not in scored_now
+        else _digest_and_nulls(storage.join(folder, name))
+        for name in (f"{shard.name}.parquet" for shard in manifest.shards)
+    }
     record = {
         "signal": signal.name,
         "identity": signal.identity(),
         "config_digest": _stamp(signal, manifest).config_digest,
         "corpus_digest": manifest.digest,
-        "files": {
-            name: storage.sha256(storage.join(folder, name))
-            if name in scored_now or name not in known
-            else known[name]
-            for name in names
-        },
+        "files": {name: digest for name, (digest, _) in files.items()},
+        "nulls": {name: nulls for name, (_, nulls) in files.items() if nulls},
     }
-    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     storage.sweep(folder)
-    storage.publish_text(url, text)
+    storage.publish_text(url, json.dumps(record, indent=2, sort_keys=True) + "\n")
+    total = Counter[str]()
+    for _, nulls in files.values():
+        total.update(nulls)
+    return dict(total)
+
+
+def _digest_and_nulls(url: str) -> tuple[str, dict[str, int]]:
+    """A file's sha256, and how many nulls each of its columns has, where it has any."""
+    import pyarrow.parquet as pq
+
+    data = storage.read_bytes(url)
+    table = pq.read_table(pa.BufferReader(data))
+    nulls = {name: table[name].null_count for name in table.column_names}
+    return hashlib.sha256(data).hexdigest(), {name: num for name, num in nulls.items() if num}
+
+
+def _counts(manifest: Manifest, nulls: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Samples by signal, and how many of them it could not score in full."""
+    counts = {}
+    for name, columns in nulls.items():
+        counts[name] = manifest.num_samples
+        if columns:
+            counts[f"{name} with nulls"] = max(columns.values())
+    return counts
 
 
 def _options(config: Config) -> Options:
-    return {"encoder": config.encoder, **config.options}
+    """The user's options by their Python names, after what every signal is given."""
+    workers = config.workers
+    own = {name.replace("-", "_"): value for name, value in config.options.items()}
+    places = {name: storage.absolute(own[name]) for name in PLACES if name in own}
+    return {
+        "encoder": config.encoder,
+        "num_threads": str(max(1, int(workers.cpus_per_worker))),
+        "device": "cuda" if workers.gpus_per_worker else "cpu",
+        **own,
+        **places,
+    }
 
 
 def _folder(root: str, signal: Signal) -> str:

@@ -3,17 +3,16 @@
 Reads the shards' parquets for the original sizes and their tars for the pixels.
 """
 
-import io
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.corpus import SUCCESS, Shard, iter_samples, read_rows
 from pipeline.score import Options
+from pipeline.signals.pictures import decode
 
 LONG_SIDE = 256
 """Pixels are looked at on a grey copy of at most this size, so that scores compare across sizes."""
@@ -75,11 +74,8 @@ def _columns(table: pa.Table) -> dict[str, pa.Array]:
 
 
 def _look_at(image: bytes) -> dict[str, float | None]:
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            picture.draft("L", (LONG_SIDE, LONG_SIDE))
-            grey = picture.convert("L")
-    except (OSError, SyntaxError, ValueError):  # all that Pillow raises on bytes it can't decode
+    grey = decode(image, "L", LONG_SIDE)
+    if grey is None:
         return {"entropy": None, "sharpness": None, "share_of_border": None}
     grey.thumbnail((LONG_SIDE, LONG_SIDE))
     pixels = np.asarray(grey)

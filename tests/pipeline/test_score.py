@@ -65,7 +65,7 @@ def test_every_sample_gets_its_values_and_their_provenance(small_corpus: str) ->
     assert read_columns(small_corpus, "caption").num_rows == summary.num_out == 24
     metadata = pq.read_schema(f"{small_corpus}/columns/caption/00000.parquet").metadata
     assert metadata[b"carrara.signal"] == b"caption"
-    assert json.loads(metadata[b"carrara.identity"])["version"] == 1
+    assert json.loads(metadata[b"carrara.identity"])["version"] == 2
 
 
 @pytest.fixture
