@@ -39,7 +39,7 @@ MAX_NEAR_DUPLICATES = 50
 """Copies looked for; in a corpus with more of one picture, deduplicate first."""
 
 
-class _EmbeddedCorpus:
+class EmbeddedCorpus:
     """The corpus's embeddings by one encoder, shard by shard."""
 
     def __init__(self, root: str, options: Options) -> None:
@@ -52,6 +52,11 @@ class _EmbeddedCorpus:
 
     def identity(self) -> dict[str, Any]:
         return {"encoder": self.encoder, "embeddings": self.manifest.digest}
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The encoder and the sha256 of its weights."""
+        return {self.encoder: self.manifest.weights_digest}
 
     def rows(self, shard: Shard, modality: Modality) -> np.ndarray:
         """[n, d] float32, unit up to float16."""
@@ -72,10 +77,14 @@ class ClipSignal:
     schema = pa.schema([("clip_similarity", pa.float32())])
 
     def __init__(self, root: str, options: Options) -> None:
-        self._corpus = _EmbeddedCorpus(root, options)
+        self._corpus = EmbeddedCorpus(root, options)
 
     def identity(self) -> dict[str, Any]:
-        return {"version": 1, **self._corpus.identity()}
+        return {
+            "version": 1,
+            "models": dict.fromkeys(self.schema.names, self._corpus.models),
+            **self._corpus.identity(),
+        }
 
     def __call__(self, shard: Shard) -> pa.Table:
         images, texts = (self._corpus.rows(shard, modality) for modality in ("image", "text"))
@@ -90,7 +99,7 @@ class NeighboursSignal:
     def __init__(self, root: str, options: Options) -> None:
         from retrieval.search import Retriever
 
-        self._corpus = _EmbeddedCorpus(root, options)
+        self._corpus = EmbeddedCorpus(root, options)
         self._k_max = _whole_number(options, "k_max", K_MAX)
         self._retriever = Retriever.open(root, self._corpus.encoder)
         indexed = self._retriever.manifest.embeddings_digest
@@ -104,6 +113,7 @@ class NeighboursSignal:
     def identity(self) -> dict[str, Any]:
         return {
             "version": 1,
+            "models": dict.fromkeys(self.schema.names, self._corpus.models),
             "k_max": self._k_max,
             "near_duplicate": NEAR_DUPLICATE,
             "kind": self._retriever.manifest.kind,
