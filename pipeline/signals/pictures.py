@@ -18,8 +18,11 @@ from pipeline.corpus import Sample, Shard, iter_samples
 MAX_AREA = Image.MAX_IMAGE_PIXELS or 1 << 26
 """Pixels beyond which Pillow speaks of a bomb; by the header, before anything is decoded."""
 
-UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""All that Pillow raises on bytes that it can't decode."""
+UNDECODABLE = (
+    *(OSError, SyntaxError, ValueError, RuntimeError, struct.error),
+    Image.DecompressionBombError,
+)
+"""All that Pillow raises on bytes that it can't decode; RuntimeError is its AVIF decoder's."""
 
 Scores = Mapping[str, Any]
 """One picture's values by column; a column left out is null."""
