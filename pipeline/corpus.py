@@ -382,6 +382,18 @@ def selection_url(root: str, name: str, suffix: str = ".parquet") -> str:
 
 def read_selection(root: str, name: str) -> pa.Table:
     """uid, keep, weight, reason: one row a sample of the corpus."""
+    return storage.read_table(_selection_there(root, name))
+
+
+def iter_selection(root: str, name: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The same, a part at a time."""
+    import pyarrow.parquet as pq
+
+    with storage.open_read(_selection_there(root, name)) as file:
+        yield from pq.ParquetFile(file).iter_batches(columns=columns)
+
+
+def _selection_there(root: str, name: str) -> str:
     url = selection_url(root, name)
     if not storage.exists(url):
         names = {entry.rsplit(".", 1)[0] for entry in storage.list_names(f"{root}/selections")}
@@ -390,4 +402,4 @@ def read_selection(root: str, name: str) -> pa.Table:
             f"{root}: no selection {name!r} (there are: {have}); make it with "
             f"`carrara select {root} --name {name}`"
         )
-    return storage.read_table(url)
+    return url

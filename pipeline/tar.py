@@ -1,7 +1,7 @@
 """Plain tar members without tarfile's ceremony: the same bytes, at the speed of a copy.
 
 What a shard holds is simple: plain files with short ASCII names, no owner, no time. Written so by
-tarfile (GNU format), a header costs 30 microseconds; a packed corpus has three a sample.
+tarfile (GNU format), a header costs 20 microseconds (here 1.3); a sample has three.
 """
 
 import tarfile

@@ -13,6 +13,7 @@ from infra.summary import Summary
 from pipeline import pack, select, spool, verify
 from pipeline.corpus import (
     Manifest,
+    PackedSample,
     Sample,
     iter_samples,
     read_manifest,
@@ -189,12 +190,13 @@ def test_webdataset_reads_the_packed_shards(selected: str, tmp_path: Path) -> No
 
 def test_buffers_that_overflow_lose_nothing(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(spool, "BUFFER_BYTES", 50)
-    records = spool.Spool[str](tmp_path / "spool")
+    samples = spool.SampleSpool(tmp_path / "spool")
     for place in reversed(range(20)):
-        records.add(place % 3, place, f"record {place}")
-    records.flush()
-    assert list(records.read(1)) == [(place, f"record {place}") for place in range(1, 20, 3)]
-    assert list(records.read(9)) == []
+        samples.add_sample(place % 3, place, PackedSample("", place, b"members %d" % place))
+    samples.flush()
+    expected = [PackedSample(f"k{i}", i, b"members %d" % i) for i in range(1, 20, 3)]
+    assert list(samples.read(1, lambda place: f"k{place}")) == expected
+    assert list(samples.read(9, str)) == []
 
 
 def test_to_s3_and_back_gives_the_same_corpus(
