@@ -1,34 +1,43 @@
-"""One polite, safe HTTP fetch: a URL in, its bytes or the reason why not out.
+"""Polite, safe HTTP fetches, many at once: URLs in, their bytes or the reasons why not out.
 
 Nothing of a list is trusted. Only http and https; no address that is private, loopback,
-link-local, multicast or a cloud's metadata service, at every redirect too (connections.py sees to
-it); a cap on the bytes; a deadline for the whole attempt, so that a server that drips a byte a
-second ends. The user agent says who asks, and X-Robots-Tag is honoured. Reads and writes no files.
+link-local, multicast or a cloud's metadata service, looked at as each socket is opened
+(addresses.py); redirects are followed here, each checked anew; caps on the bytes of an answer and
+of all answers under way; a deadline for the whole attempt, so that a server that drips a byte a
+second ends. The user agent says who asks, and opt-outs are honoured (robots.py). What may pass
+comes again later, by due time, and no host is asked faster than it bears (hosts.py).
+
+One thread drives it all: `fetch_all` is a generator that works while it is asked for its next
+answer. Time that the caller keeps it waiting counts against no deadline. Reads and writes no files.
 """
 
-import logging
-import random
-import ssl
+import heapq
+import itertools
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Annotated
-from urllib.parse import urljoin
+import zlib
+from collections import deque
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
-import urllib3
-from pydantic import Field
-from urllib3.exceptions import HTTPError, LocationParseError
-from urllib3.util import Timeout, parse_url
-
-from infra.config import EXECUTION_ONLY, Settings
-from pipeline.connections import (
-    DeadlineTLSSocket,
-    HTTPPool,
-    HTTPSPool,
-    RefusedAddressError,
-    limits,
-    seconds_left,
+from pipeline.addresses import METADATA_HOSTS
+from pipeline.curl_loop import CurlLoop
+from pipeline.fetch_settings import Failure as Failure
+from pipeline.fetch_settings import Fetched as Fetched
+from pipeline.fetch_settings import FetchSettings as FetchSettings
+from pipeline.hosts import BUSY_REASONS, Host, Hosts, backoff_s
+from pipeline.origins import UNREACHABLE_REASONS, Job, Origin
+from pipeline.robots import (
+    BY_ROBOTS_TAG,
+    BY_TDM_HEADER,
+    MAX_RULES_BYTES,
+    RULE_PATHS,
+    is_disallowed,
+    is_reserved,
 )
+from pipeline.schedule import Schedule
+from pipeline.transfers import Answer, Headers, Traffic, Transfer
+from pipeline.web_address import RefusedSchemeError, WebAddress, parse_web_address
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that a later try may better; any other, 404 and 410 above all, is final."""
@@ -36,187 +45,318 @@ RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 
-FIRST_BACKOFF_S = 0.5
-MAX_BACKOFF_S = 15.0
-"""Also the longest Retry-After waited for: a thread that sleeps fetches nothing."""
+MAX_WAIT_S = 60.0
+"""The longest Retry-After waited for. A host that asks for more is left alone: its rows end with
+this failure, which tells when to come back."""
 
-_CHUNK_BYTES = 1 << 16
+LOOK_AHEAD = 8
+"""Rows taken up for each connection, so that those of slow hosts wait beside the others."""
 
-
-class FetchSettings(Settings):
-    """What a fetch may do and whom it says it is."""
-
-    timeout: Annotated[float, EXECUTION_ONLY, Field(gt=0)] = 10.0
-    """Seconds for one attempt in all: connecting, redirects and the last byte."""
-    retries: Annotated[int, EXECUTION_ONLY, Field(ge=0)] = 2
-    """How often a fetch is tried again after a time-out, a broken connection, 429 or 5xx."""
-    max_bytes: int = Field(default=50_000_000, gt=0)
-    """Give up answers that are longer."""
-    allow_hosts: tuple[str, ...] = ()
-    """Hosts, as URLs name them, that may be at a private or local address."""
-    user_agent_token: str = Field(default="carrara", pattern=r"^[!-~]+$")
-    """The name of this program in its user agent and in X-Robots-Tag headers meant for it."""
-    contact: Annotated[str | None, EXECUTION_ONLY] = Field(default=None, pattern=r"^[ -~]*$")
-    """Where a site's owner can complain (a URL or a mail address): told in the user agent."""
-    disallowed_header_directives: tuple[str, ...] = (
-        "noai",
-        "noimageai",
-        "noindex",
-        "noimageindex",
-    )
-    """X-Robots-Tag directives that forbid the use of a picture; img2dataset's defaults."""
-
-    @property
-    def user_agent(self) -> str:
-        contact = f"; +{self.contact}" if self.contact else ""
-        return f"{self.user_agent_token} (image-text dataset builder{contact})"
+MAX_CLOSED_S = 3600.0
+"""How long such a host is left alone; a longer wait outlives most runs."""
 
 
-@dataclass(frozen=True)
-class Fetched:
-    data: bytes = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Failure:
-    reason: str
-    """One of a small closed set, to be counted: "dns", "timeout", "http 404", ..."""
-    retryable: bool = False
-    retry_after_s: float | None = None
+@dataclass(slots=True)
+class _UnderWay:
+    job: Job
+    host: Host
+    deadline: float
 
 
 class Fetcher:
-    """Connections and one TLS context, shared by all the threads of a process."""
+    """Connections, DNS and CA caches, and what was learnt of hosts: make one a process."""
 
     def __init__(self, settings: FetchSettings, num_connections: int = 64) -> None:
         self._settings = settings
-        self._allow_hosts = frozenset(host.lower() for host in settings.allow_hosts)
-        # It warns of every odd header and every certificate that does not match: failures that are
-        # counted anyway.
-        logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-        context = ssl.create_default_context()
-        context.sslsocket_class = DeadlineTLSSocket
-        self._pool = urllib3.PoolManager(
-            num_pools=num_connections,
-            maxsize=num_connections,
-            headers={"User-Agent": settings.user_agent, "Accept": "image/*,*/*;q=0.8"},
-            ssl_context=context,
-        )
-        self._pool.pool_classes_by_scheme = {"http": HTTPPool, "https": HTTPSPool}
+        self._num_connections = num_connections
+        self._rule_names = [name for name in RULE_PATHS if name in settings.opt_outs]
+        self._hosts = Hosts(settings)
+        self._loop = CurlLoop(num_connections)
+        self._free: list[Transfer] = []
+        self._transfers: dict[object, Transfer] = {}
+        self._under_way: dict[Transfer, _UnderWay] = {}
+        self._held_s = 0.0
+        self._order = itertools.count()
+        self.traffic = Traffic()
+        self._clear()
 
     def fetch(self, url: str) -> Fetched | Failure:
-        """The bytes at `url`, tried again while the failure is of a kind that may pass."""
-        answer = self._attempt(url)
-        for num_retries in range(self._settings.retries):
-            if isinstance(answer, Fetched) or not answer.retryable:
-                break
-            time.sleep(_backoff_s(num_retries, answer.retry_after_s))
-            answer = self._attempt(url)
+        answers = self.fetch_all([(0, url)])
+        _, answer = next(answers)
+        answers.close()
         return answer
 
-    def _attempt(self, url: str) -> Fetched | Failure:
-        limits.deadline = time.monotonic() + self._settings.timeout
-        limits.allow_hosts = self._allow_hosts
+    def fetch_all(
+        self, requests: Iterable[tuple[int, str]]
+    ) -> Generator[tuple[int, Fetched | Failure], None, None]:
+        """The answers to (number, URL) as they come, each tried again while that may help.
+
+        `requests` is read as there is room: for each connection LOOK_AHEAD rows wait at most.
+        """
+        assert not self._num_pending, "a Fetcher serves one list at a time"
+        source = iter(requests)
+        is_read = False
         try:
-            return self._follow(url)
-        except RefusedAddressError:
-            return Failure("refused address")
-        except LocationParseError:
-            return Failure("invalid url")
-        except (HTTPError, OSError) as error:
-            return _network_failure(error)
+            while True:
+                since = time.monotonic()
+                while not is_read and self._num_pending < LOOK_AHEAD * self._num_connections:
+                    request = next(source, None)
+                    if request is None:
+                        is_read = True
+                    else:
+                        self._admit(*request)
+                while self._done:
+                    yield self._done.popleft()
+                self._held_s += time.monotonic() - since
+                if is_read and not self._num_pending:
+                    return
+                self._begin_some()
+                if not self._done:
+                    self._wait()
+        finally:
+            self._clear()
 
-    def _follow(self, url: str) -> Fetched | Failure:
-        for _ in range(MAX_REDIRECTS + 1):
-            # Percent-encodes what is not ASCII, and IDNA-encodes the host.
-            target = parse_url(url.strip())
-            if target.scheme not in ("http", "https"):
-                return Failure("refused scheme" if target.scheme else "invalid url")
-            if not target.host:
-                return Failure("invalid url")
-            response = self._pool.urlopen(
-                "GET",
-                target.url,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=Timeout(seconds_left()),
-            )
-            location = response.headers.get("Location")
-            if response.status in REDIRECT_STATUSES and location:
-                response.close()
-                url = urljoin(target.url, location)
-                continue
-            try:
-                return self._receive(response)
-            finally:
-                # A connection whose body was read to its end has gone back to the pool already.
-                response.close()
-        return Failure("too many redirects")
+    def close(self) -> None:
+        for transfer in self._transfers.values():
+            transfer.close()
+        self._transfers.clear()
+        self._loop.close()
 
-    def _receive(self, response: urllib3.BaseHTTPResponse) -> Fetched | Failure:
-        settings = self._settings
-        if not 200 <= response.status < 300:
+    def _now(self) -> float:
+        """Seconds that pass only while the caller waits for answers."""
+        return time.monotonic() - self._held_s
+
+    def _clear(self) -> None:
+        """Give up what is under way, keep what was learnt."""
+        for transfer in list(self._under_way):
+            self._stop(transfer)
+            transfer.end()
+        self._schedule = Schedule()
+        self._deadlines: list[tuple[float, int, Transfer, _UnderWay]] = []
+        self._done: deque[tuple[int, Fetched | Failure]] = deque()
+        self._num_pending = 0
+        self._hosts.clear_queues()
+
+    def _admit(self, number: int, url: str) -> None:
+        self._num_pending += 1
+        address = _parse(url)
+        if isinstance(address, Failure):
+            self._done.append((number, address))
+            self._num_pending -= 1
+        else:
+            self._enqueue(Job(number, address, first=address))
+
+    def _enqueue(self, job: Job) -> None:
+        """To its host's queue, or to where it waits for the rules of its host."""
+        now = self._now()
+        host = self._hosts[job.address.host]
+        verdict = host.verdict_at(now)
+        if verdict is None and job.origin is None and self._rule_names:
+            origin = host.origin(job.address.origin)
+            if not origin.is_known(now):
+                origin.waiting.append(job)
+                if not origin.is_asked:
+                    origin.ask(self._rule_names)
+                    self._enqueue(origin.next_job())
+                return
+            token = self._settings.user_agent_token
+            verdict = origin.verdict or origin.rules.refusal(job.address, token)
+        if verdict is not None:
+            self._finish(job, verdict)
+        else:
+            self._schedule.put(host, job, now)
+
+    def _begin_some(self) -> None:
+        now = self._now()
+        for job in self._schedule.due_jobs(now):
+            self._enqueue(job)
+        max_bytes = self._settings.max_bytes_in_flight
+        while len(self._under_way) < self._num_connections:
+            if self._under_way and self.traffic.num_bytes_in_flight > max_bytes // 2:
+                return
+            taken = self._schedule.take(now)
+            if taken is None:
+                return
+            self._begin(*taken, now)
+
+    def _begin(self, host: Host, job: Job, now: float) -> None:
+        transfer = self._free.pop() if self._free else self._new_transfer()
+        transfer.begin(
+            job.address,
+            may_be_private=host.may_be_private,
+            max_bytes=MAX_RULES_BYTES if job.origin else self._settings.max_bytes,
+            judge=None if job.origin else self._judge,
+            on_resolved=lambda: self._resolved(host),
+        )
+        job.seconds_left = job.seconds_left or self._settings.timeout
+        under_way = _UnderWay(job, host, now + job.seconds_left)
+        self._under_way[transfer] = under_way
+        self.traffic.eldest = next(iter(self._under_way))
+        heapq.heappush(
+            self._deadlines, (under_way.deadline, next(self._order), transfer, under_way)
+        )
+        self.traffic.num_requests += 1
+        self._loop.add(transfer.curl)
+
+    def _new_transfer(self) -> Transfer:
+        transfer = Transfer(self._settings, self.traffic)
+        self._transfers[transfer.curl] = transfer
+        return transfer
+
+    def _resolved(self, host: Host) -> None:
+        if not host.is_resolved:
+            host.is_resolved = True
+            self._schedule.offer(host, self._now())
+
+    def _wait(self) -> None:
+        now = self._now()
+        until = self._schedule.next_due
+        if self._deadlines:
+            until = min(until, self._deadlines[0][0])
+        for curl, error in self._loop.wait(min(until - now, MAX_WAIT_S)):
+            transfer = self._transfers[curl]
+            self._end(transfer, transfer.end(error))
+        now = self._now()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, _, transfer, under_way = heapq.heappop(self._deadlines)
+            if self._under_way.get(transfer) is under_way:
+                self._end(transfer, transfer.time_out())
+
+    def _stop(self, transfer: Transfer) -> _UnderWay:
+        under_way = self._under_way.pop(transfer)
+        self._loop.remove(transfer.curl)
+        self._free.append(transfer)
+        self.traffic.eldest = next(iter(self._under_way), None)
+        under_way.host.num_active -= 1
+        return under_way
+
+    def _end(self, transfer: Transfer, answer: Answer) -> None:
+        under_way = self._stop(transfer)
+        job, host, now = under_way.job, under_way.host, self._now()
+        if answer.is_evicted:
+            self.traffic.num_evictions += 1
+            job.seconds_left = 0.0
+            self._schedule.put_back(host, job, now)
+            return
+        outcome = self._outcome(job, answer)
+        self._note(host, outcome, now)
+        self._schedule.offer(host, now)
+        if isinstance(outcome, WebAddress):
+            job.address = outcome
+            job.num_redirects += 1
+            job.seconds_left = max(0.001, under_way.deadline - now)
+            self._enqueue(job)
+        elif isinstance(outcome, Failure) and self._may_retry(job, host, outcome, now):
+            self._retry(job, outcome, now)
+        else:
+            self._finish(job, outcome)
+
+    def _outcome(self, job: Job, answer: Answer) -> Fetched | Failure | WebAddress:
+        if answer.failure is not None:
+            return answer.failure
+        location = answer.headers.get(b"location")
+        if answer.status in REDIRECT_STATUSES and location:
+            if job.num_redirects == MAX_REDIRECTS:
+                return Failure("too many redirects")
+            return _parse(location[0], job.address)
+        if not 200 <= answer.status < 300:
             return Failure(
-                f"http {response.status}",
-                retryable=response.status in RETRYABLE_STATUSES,
-                retry_after_s=_retry_after_s(response.headers.get("Retry-After")),
+                f"http {answer.status}",
+                retryable=answer.status in RETRYABLE_STATUSES,
+                retry_after_s=_retry_after_s(answer.headers),
             )
-        if is_disallowed(
-            response.headers.getlist("X-Robots-Tag"),
+        if not answer.data and not job.origin:
+            return Failure("empty answer")
+        return Fetched(answer.data)
+
+    def _judge(self, headers: Headers) -> Failure | None:
+        settings = self._settings
+        if "x-robots-tag" in settings.opt_outs and is_disallowed(
+            headers.get(b"x-robots-tag", []),
             settings.user_agent_token,
             settings.disallowed_header_directives,
         ):
-            return Failure("disallowed by X-Robots-Tag")
-        declared = response.headers.get("Content-Length", "")
-        if declared.isdecimal() and int(declared) > settings.max_bytes:
-            return Failure("too large")
-        chunks: list[bytes] = []
-        num_bytes = 0
-        while chunk := response.read1(_CHUNK_BYTES):
-            chunks.append(chunk)
-            num_bytes += len(chunk)
-            if num_bytes > settings.max_bytes:
-                return Failure("too large")
-            seconds_left()
-        return Fetched(b"".join(chunks)) if chunks else Failure("empty answer")
+            return BY_ROBOTS_TAG
+        if "tdm-header" in settings.opt_outs and is_reserved(headers.get(b"tdm-reservation", [])):
+            return BY_TDM_HEADER
+        return None
+
+    def _note(self, host: Host, outcome: Fetched | Failure | WebAddress, now: float) -> None:
+        if not isinstance(outcome, Failure):
+            host.note_success()
+        elif outcome.reason in UNREACHABLE_REASONS:
+            host.note_unreachable(outcome, now)
+        elif outcome.reason in BUSY_REASONS:
+            wait_s = outcome.retry_after_s or 0.0
+            host.note_busy(now, wait_s)
+            if wait_s > MAX_WAIT_S:
+                host.close(outcome, now + min(wait_s, MAX_CLOSED_S))
+        if host.verdict is not None:
+            for job in host.take_waiting():
+                self._finish(job, host.verdict)
+
+    def _may_retry(self, job: Job, host: Host, failure: Failure, now: float) -> bool:
+        return (
+            failure.retryable
+            and job.num_retries < self._settings.retries
+            and host.verdict_at(now) is None
+            and (failure.retry_after_s or 0.0) <= MAX_WAIT_S
+        )
+
+    def _retry(self, job: Job, failure: Failure, now: float) -> None:
+        self.traffic.num_retries += 1
+        wait_s = backoff_s(job.num_retries) * _jitter(job)
+        job.num_retries += 1
+        job.num_redirects = 0
+        job.address = job.first
+        job.seconds_left = 0.0
+        self._schedule.put_later(job, now + max(wait_s, failure.retry_after_s or 0.0))
+
+    def _finish(self, job: Job, outcome: Fetched | Failure) -> None:
+        if job.origin is not None:
+            self._end_rules(job.origin, job.opt_out, outcome)
+        else:
+            self._done.append((job.number, outcome))
+            self._num_pending -= 1
+
+    def _end_rules(self, origin: Origin, opt_out: str, outcome: Fetched | Failure) -> None:
+        if opt_out not in origin.unasked:
+            return  # its rows have gone, and the question with them
+        origin.take(opt_out, outcome, self._now())
+        if origin.unasked:
+            self._enqueue(origin.next_job())
+            return
+        host = self._hosts[origin.host]
+        delay_s = origin.rules.crawl_delay_s(self._settings.user_agent_token)
+        host.interval_s = max(host.interval_s, delay_s)
+        self._hosts.num_rule_bytes += origin.rules.num_bytes
+        for job in origin.take_waiting():
+            self._enqueue(job)
 
 
-def is_disallowed(values: list[str], user_agent_token: str, directives: Collection[str]) -> bool:
-    """Whether X-Robots-Tag headers forbid the use: `directive, ...` or `agent: directive, ...`."""
-    for value in values:
-        agent = ""
-        for part in value.lower().split(","):
-            name, colon, rest = part.strip().partition(":")
-            # `max-snippet: 5` is a directive with a value, not an agent's name.
-            if colon and not name.startswith(("max-", "unavailable_after")):
-                agent, name = name.strip(), rest.strip()
-            names = {"noindex", "nofollow"} if name == "none" else {name}
-            if agent in ("", user_agent_token.lower()) and not names.isdisjoint(directives):
-                return True
-    return False
+def _parse(text: str, base: WebAddress | None = None) -> WebAddress | Failure:
+    try:
+        address = parse_web_address(text, base)
+    except RefusedSchemeError:
+        return Failure("refused scheme")
+    except ValueError:
+        return Failure("invalid url")
+    return Failure("refused address") if address.host in METADATA_HOSTS else address
 
 
-def _network_failure(error: Exception) -> Failure:
-    if isinstance(error, urllib3.exceptions.NameResolutionError):
-        return Failure("dns", retryable=True)
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return Failure("connection refused", retryable=True)
-    if isinstance(error, (TimeoutError, urllib3.exceptions.TimeoutError)):
-        return Failure("timeout", retryable=True)
-    if isinstance(error, (ssl.SSLError, urllib3.exceptions.SSLError)):
-        return Failure("tls")
-    if isinstance(error, urllib3.exceptions.DecodeError):
-        return Failure("undecodable answer")
-    # What is left: the other side went away before the answer's end, or spoke no HTTP.
-    return Failure("connection broken", retryable=True)
+def _retry_after_s(headers: Headers) -> float | None:
+    """Seconds, or a date, which is read by the server's own clock: ours may be wrong or jump."""
+    value = headers.get(b"retry-after", [""])[0]
+    if value.isdecimal():
+        return float(value[:9])
+    now = headers.get(b"date", [""])[0]
+    try:
+        seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(now)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, seconds)
 
 
-def _backoff_s(num_retries: int, retry_after_s: float | None) -> float:
-    # Jitter keeps the threads that one busy server turned away from coming back all at once.
-    backoff_s = FIRST_BACKOFF_S * 2.0**num_retries * random.uniform(0.5, 1.5)
-    return min(MAX_BACKOFF_S, max(backoff_s, retry_after_s or 0.0))
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    return float(value) if value is not None and value.isdecimal() else None
+def _jitter(job: Job) -> float:
+    """0.5 to 1.5, by URL and try: rows turned away together come back apart, each time alike."""
+    return 0.5 + zlib.crc32(f"{job.first.url} {job.num_retries}".encode()) / 2**32

@@ -1,19 +1,26 @@
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 
-from pipeline.fetch import Failure, Fetched, Fetcher, FetchSettings, is_disallowed
+from pipeline.fetch import Failure, Fetched, Fetcher, FetchSettings
+from pipeline.robots import is_disallowed
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site
 
 
 def fetch(url: str, **settings: Any) -> Fetched | Failure:
+    with closing(fetcher(**settings)) as only:
+        return only.fetch(url)
+
+
+def fetcher(num_connections: int = 2, **settings: Any) -> Fetcher:
     defaults: dict[str, Any] = {"allow_hosts": ["127.0.0.1"], "retries": 0, "timeout": 5.0}
-    return Fetcher(FetchSettings(**defaults | settings), num_connections=2).fetch(url)
+    return Fetcher(FetchSettings(**defaults | settings), num_connections)
 
 
 def reason(answer: Fetched | Failure) -> str:
@@ -26,11 +33,10 @@ def test_the_bytes_of_a_picture_arrive_as_they_were_sent(site: "Site") -> None:
 
 
 def test_connections_are_used_again(site: "Site") -> None:
-    fetcher = Fetcher(FetchSettings(allow_hosts=("127.0.0.1",)), num_connections=2)
-    for number in range(4):
-        assert fetcher.fetch(site.picture(number)) == Fetched(site.jpeg(number))
-    pool = fetcher._pool.connection_from_url(site.url)
-    assert pool.num_connections == 1
+    with closing(fetcher()) as only:
+        for number in range(4):
+            assert only.fetch(site.picture(number)) == Fetched(site.jpeg(number))
+        assert only.traffic.num_connections == 1
 
 
 def test_redirects_are_followed(site: "Site") -> None:
@@ -128,7 +134,7 @@ def test_what_is_no_url_is_a_failure(url: str) -> None:
 
 def test_a_path_outside_ascii_is_encoded(site: "Site") -> None:
     assert reason(fetch(f"{site.url}/größe ü.jpg")) == "http 404"
-    assert list(site.hits) == ["/gr%C3%B6%C3%9Fe%20%C3%BC.jpg"]
+    assert list(site.hits) == ["/robots.txt", "/gr%C3%B6%C3%9Fe%20%C3%BC.jpg"]
 
 
 @pytest.mark.parametrize("host", ["exämple.invalid", "nowhere.invalid", "x" * 64 + ".invalid"])

@@ -2,7 +2,7 @@ import ipaddress
 
 import pytest
 
-from pipeline.connections import is_public
+from pipeline.addresses import is_public
 
 
 @pytest.mark.parametrize(
