@@ -42,6 +42,7 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
         "score": Stage("pipeline.score", "Shards -> columns of scores, computed once."),
         "select": Stage("pipeline.select", "A policy (SQL over the columns) -> a selection."),
         "pack": Stage("pipeline.pack", "A selection -> new, even, shuffled shards."),
+        "forget": Stage("pipeline.forget", "Take samples down: tombstones, new shards, a receipt."),
         "verify": Stage("pipeline.verify", "Reread everything against its digests.", False),
         "report": Stage("pipeline.report", "The corpus and its runs as one offline page.", False),
     },

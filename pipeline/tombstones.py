@@ -125,6 +125,14 @@ class Tombstones:
         )
 
 
+def redacted(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of what was taken down: its place, its uid and why there is no more."""
+    kept = {name: row[name] for name in ("key", "uid")}
+    return {**dict.fromkeys(row), **kept, "status": "failed_to_download"} | {
+        "error_message": TAKEN_DOWN
+    }
+
+
 def is_redacted(row: Mapping[str, Any]) -> bool:
     """Whether nothing is left of a row but that it was taken down."""
     return row["error_message"] == TAKEN_DOWN and row["url"] is None and row["caption"] is None
@@ -146,9 +154,13 @@ def add_tombstones(root: str, stones: Iterable[Tombstone]) -> Tombstones:
     there = read_tombstones(root)
     both = Tombstones([*there.stones, *stones])
     if len(both) > len(there):
-        table = pa.Table.from_pylist([vars(stone) for stone in both.stones], SCHEMA)
-        storage.publish_table(tombstones_url(root), table)
+        write_tombstones(tombstones_url(root), both)
     return both
+
+
+def write_tombstones(url: str, tombstones: Tombstones) -> None:
+    rows = [vars(stone) for stone in tombstones.stones]
+    storage.publish_table(url, pa.Table.from_pylist(rows, SCHEMA))
 
 
 def url_digest(url: str) -> str:

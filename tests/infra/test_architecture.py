@@ -21,6 +21,7 @@ RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.contact_sheet",
     "pipeline.fetch",
     "pipeline.score",
+    "pipeline.takedown",
 }
 OURS = ("infra", "pipeline", "retrieval", "training", "examples", "carrara")
 

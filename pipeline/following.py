@@ -1,0 +1,165 @@
+"""Columns and selections without the samples that were taken down.
+
+Reads   ROOT/columns/<signal>/, ROOT/selections/
+Writes  those of their files that hold any such sample, and all of their records, staged
+
+Scores are not computed anew: a sample's own stay what they were. What was counted over the whole
+corpus (ranks among neighbours, copies of a placeholder) was counted while the rest was there.
+"""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra import storage
+from infra.config import digest_of
+from infra.errors import DamagedError
+from infra.records import read_mapping, read_record
+from infra.stamp import Stamp
+from pipeline.corpus import ColumnsManifest, list_signals, selection_url
+from pipeline.policy import KEPT
+from pipeline.select import ROWS_A_BATCH
+from pipeline.takedown import Followed, Takedown, replaced
+
+
+def follow_columns(takedown: Takedown, digests: dict[str, str]) -> Followed:
+    """`digests`: what other records name and has changed, such as the embeddings' digest."""
+    followed = Followed()
+    for signal in list_signals(takedown.root):
+        _follow_signal(takedown, signal, digests, followed)
+    return followed
+
+
+def follow_selections(takedown: Takedown, digests: dict[str, str]) -> Followed:
+    followed = Followed()
+    names = storage.list_names(takedown.url("selections"))
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        if suffix == "toml":
+            _follow_selection(takedown, stem, digests)
+        elif suffix == "parquet" and f"{stem}.toml" not in names:
+            followed.removed.append(f"selections/{name}")  # not whole, and nobody's to use
+    return followed
+
+
+def _follow_signal(
+    takedown: Takedown, signal: str, digests: dict[str, str], followed: Followed
+) -> None:
+    folder = f"columns/{signal}"
+    names = storage.list_names(takedown.url(folder))
+    manifest_url = takedown.url(f"{folder}/manifest.json")
+    manifest = read_record(manifest_url, ColumnsManifest) if "manifest.json" in names else None
+    files = dict(manifest.files) if manifest else {}
+    shards = {shard.name for shard in takedown.before.shards}
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        # A file that isn't a shard's may hold anybody.
+        if suffix != "parquet" or (stem in shards and stem not in takedown.changed):
+            continue
+        path = f"{folder}/{name}"
+        if _stage_without(takedown, path, files.get(name)):
+            files[name] = storage.sha256(takedown.staged_url(path))
+    exchanged = {takedown.before.digest: takedown.after.digest, **digests}
+    if "stamp.json" in names:
+        _stage_stamp(takedown, signal, exchanged)
+    if manifest is not None:
+        _stage_manifest(takedown, manifest.model_copy(update={"files": files}), exchanged, followed)
+
+
+def _stage_stamp(takedown: Takedown, signal: str, exchanged: dict[str, str]) -> None:
+    path = f"columns/{signal}/stamp.json"
+    stamp = read_record(takedown.url(path), Stamp)
+    config = replaced(stamp.config, exchanged)
+    changed = {
+        "input_digest": replaced(stamp.input_digest, exchanged),
+        "config": config,
+        "config_digest": _config_digest(signal, stamp.config_digest, stamp.config, config),
+    }
+    text = stamp.model_copy(update=changed).model_dump_json(indent=2)
+    takedown.stage(path, text + "\n")
+
+
+def _stage_manifest(
+    takedown: Takedown, manifest: ColumnsManifest, exchanged: dict[str, str], followed: Followed
+) -> None:
+    signal, identity = manifest.signal, replaced(manifest.identity, exchanged)
+    digest = _config_digest(signal, manifest.config_digest, manifest.identity, identity)
+    if digest != manifest.config_digest:
+        followed.digests[manifest.config_digest] = digest
+    changed = manifest.model_dump() | {
+        "identity": identity,
+        "config_digest": digest,
+        "corpus_digest": replaced(manifest.corpus_digest, exchanged),
+    }
+    text = json.dumps(changed, indent=2, sort_keys=True)
+    takedown.stage(f"columns/{signal}/manifest.json", text + "\n")
+
+
+def _config_digest(
+    signal: str, digest: str, config: dict[str, Any], changed: dict[str, Any]
+) -> str:
+    """As `score` or another stage would give it for the changed configuration."""
+    if changed == config:
+        return digest
+    if digest == digest_of([signal, config]):
+        return digest_of([signal, changed])
+    if digest == digest_of(config):
+        return digest_of(changed)
+    raise AssertionError(f"{signal}: a digest {digest} of unknown make")
+
+
+def _follow_selection(takedown: Takedown, name: str, digests: dict[str, str]) -> None:
+    import tomli_w
+
+    record = read_mapping(selection_url(takedown.root, name, ".toml"))
+    path = f"selections/{name}.parquet"
+    _check_intact(takedown.url(path), record["sha256"])
+    table = storage.read_table(takedown.url(path))
+    kept = table.filter(pc.invert(_is_forgotten(takedown, table)))
+    exchanged = {takedown.before.digest: takedown.after.digest, **digests}
+    changed = {
+        key: replaced(value, exchanged) if key in {"corpus_digest", "signals"} else value
+        for key, value in record.items()
+    }
+    if kept.num_rows < table.num_rows:
+        with (
+            storage.publish(takedown.staged_url(path)) as file,
+            pq.ParquetWriter(file, kept.schema, compression="zstd") as writer,
+        ):
+            # As `select` writes it, so that the same rows are the same bytes.
+            for batch in kept.combine_chunks().to_batches(ROWS_A_BATCH):
+                writer.write_batch(batch)
+        counts = Counter(reason or KEPT for reason in kept["reason"].to_pylist())
+        changed |= {"sha256": storage.sha256(takedown.staged_url(path)), "counts": dict(counts)}
+    takedown.stage(f"selections/{name}.toml", tomli_w.dumps(changed))
+
+
+def _check_intact(url: str, sha256: str | None) -> None:
+    if sha256 is not None and storage.sha256(url) != sha256:
+        raise DamagedError(
+            f"{url}: other bytes than its manifest says; restore it from a copy, or remove it and "
+            "run the command that made it again"
+        )
+
+
+def _is_forgotten(takedown: Takedown, table: pa.Table) -> pa.ChunkedArray:
+    forgotten = pa.array(sorted(takedown.forgotten), pa.string())
+    return pc.is_in(table["uid"], value_set=forgotten)
+
+
+def _stage_without(takedown: Takedown, path: str, sha256: str | None) -> bool:
+    """Stage a table of samples without those that are forgotten, if it holds any."""
+    url = takedown.url(path)
+    _check_intact(url, sha256)
+    table = storage.read_table(url)
+    if "uid" not in table.column_names:
+        return False
+    kept = table.filter(pc.invert(_is_forgotten(takedown, table)))
+    if kept.num_rows == table.num_rows:
+        return False
+    storage.publish_table(takedown.staged_url(path), kept)
+    return True

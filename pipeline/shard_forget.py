@@ -1,0 +1,181 @@
+"""What a worker does to a shard in a takedown: find what must go, and make the shard without it.
+
+Reads   ROOT/shards/<shard>.*, ROOT/columns/hashes/<shard>.parquet where it has been scored
+Writes  the new files of a shard that holds anything of it, in a place beside the corpus
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict
+
+from infra import storage
+from infra.records import read_record
+from pipeline.asked import decode_pixels
+from pipeline.blocklists import load_blocklist, match_of
+from pipeline.corpus import (
+    SUCCESS,
+    ColumnsManifest,
+    Manifest,
+    Sample,
+    Shard,
+    iter_samples,
+    read_rows,
+    shard_url,
+    write_shard,
+)
+from pipeline.picture_hash import from_hex, picture_hash
+from pipeline.tombstones import Tombstones, is_redacted, redacted
+
+HASHES = "hashes"
+"""The signal whose columns hold the pictures' perceptual hashes."""
+
+
+class Found(BaseModel):
+    """A row that must go."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    uid: str | None
+    found_by: str
+    status: str
+    """What it was before."""
+    error_message: str | None
+
+
+class Swept(BaseModel):
+    """A shard without what must go."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shard: Shard
+    found: list[Found]
+
+
+class ContentFinder:
+    """uids of samples that fall under a tombstone or a blocklist by what their picture is."""
+
+    def __init__(
+        self, root: str, tombstones: Tombstones, blocklists: tuple[str, ...], has_hashes: bool
+    ) -> None:
+        self._root, self._tombstones, self._has_hashes = root, tombstones, has_hashes
+        self._blocklists = [load_blocklist(reference) for reference in blocklists]
+
+    def __call__(self, shard: Shard) -> dict[str, str]:
+        """By uid, what it was found by."""
+        rows = read_rows(self._root, shard, ["uid", "status", "sha256"])
+        rows = rows.filter(pc.equal(rows["status"], SUCCESS))
+        sha256s = dict(zip(rows["uid"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+        blocked = self._tombstones.values("sha256")
+        found = {uid: "sha256" for uid, sha256 in sha256s.items() if sha256 in blocked}
+        for uid, bits, image in self._pictures(shard):
+            if bits is not None and self._tombstones.of_picture(bits):
+                found.setdefault(uid, "near")
+            for blocklist in self._blocklists:
+                assert image is not None  # they have it read
+                if match := match_of(blocklist, sha256s[uid], image, bits):
+                    found.setdefault(uid, f"blocklist {match}")
+        return found
+
+    def _pictures(self, shard: Shard) -> Iterator[tuple[str, bytes | None, bytes | None]]:
+        """uid, perceptual hash and picture as stored, as far as anybody asks for them."""
+        if self._blocklists or (self._tombstones.has_pictures and not self._has_hashes):
+            for sample in iter_samples(self._root, shard):
+                yield sample.uid, bits_of_file(sample.image), sample.image
+        elif self._tombstones.has_pictures:
+            url = storage.join(self._root, "columns", HASHES, f"{shard.name}.parquet")
+            for row in storage.read_table(url, ["uid", "picture_hash"]).to_pylist():
+                text = row["picture_hash"]
+                yield row["uid"], None if text is None else from_hex(text), None
+
+
+@dataclass(frozen=True)
+class ShardForgetter:
+    """Makes shards without what falls under the tombstones; None for a shard that has none of it.
+
+    What was found is kept in `records`, after the shard's files.
+    """
+
+    root: str
+    staged: str
+    records: str
+    tombstones: Tombstones
+
+    def __call__(self, shard: Shard) -> Swept | None:
+        found = list(self._find(read_rows(self.root, shard, FINDING)))
+        if not found:
+            return None
+        swept = Swept(shard=self._rewrite(shard, found), found=found)
+        url = storage.join(self.records, f"{shard.name}.json")
+        storage.publish_text(url, swept.model_dump_json())
+        return swept
+
+    def _find(self, rows: pa.Table) -> Iterator[Found]:
+        for row in rows.to_pylist():
+            identity = {name: row[name] for name in ("uid", "url", "sha256")}
+            kind = self.tombstones.matched_by(**identity)
+            if kind is not None and not is_redacted(row):
+                yield Found(
+                    key=row["key"],
+                    uid=row["uid"],
+                    found_by=kind,
+                    status=row["status"],
+                    error_message=row["error_message"],
+                )
+
+    def _rewrite(self, shard: Shard, found: list[Found]) -> Shard:
+        keys = {row.key for row in found}
+        table = read_rows(self.root, shard)
+        rows = [redacted(row) if row["key"] in keys else row for row in table.to_pylist()]
+        stats = _stats(self.root, shard, rows)
+        new_table = pa.Table.from_pylist(rows, table.schema)
+        if all(row.status != SUCCESS for row in found):  # its tar holds none of them
+            return self._publish_rows(shard, new_table, stats)
+
+        def samples() -> Iterator[Sample]:
+            return (s for s in iter_samples(self.root, shard) if s.key not in keys)
+
+        return write_shard(self.staged, shard.name, samples(), new_table, stats)
+
+    def _publish_rows(self, shard: Shard, table: pa.Table, stats: dict[str, Any]) -> Shard:
+        url = shard_url(self.staged, shard.name, ".parquet")
+        storage.publish_table(url, table)
+        text = json.dumps(stats, indent=4, sort_keys=True)
+        storage.publish_text(shard_url(self.staged, shard.name, "_stats.json"), text)
+        return shard.model_copy(update={"rows_sha256": storage.sha256(url)})
+
+
+FINDING = ["key", "uid", "url", "caption", "sha256", "status", "error_message"]
+
+
+def has_hashes(root: str, manifest: Manifest) -> bool:
+    """Whether the perceptual hashes of this very corpus have been scored."""
+    url = storage.join(root, "columns", HASHES, "manifest.json")
+    return (
+        storage.exists(url) and read_record(url, ColumnsManifest).corpus_digest == manifest.digest
+    )
+
+
+def bits_of_file(data: bytes) -> bytes | None:
+    """The perceptual hash of a picture's file; None for what can't be decoded."""
+    pixels = decode_pixels(data)
+    return None if pixels is None else picture_hash(pixels).bits
+
+
+def _stats(root: str, shard: Shard, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """img2dataset's figures of the shard as it is now; its times stay."""
+    stats: dict[str, Any] = json.loads(
+        storage.read_text(shard_url(root, shard.name, "_stats.json"))
+    )
+    statuses = Counter(row["status"] for row in rows)
+    figures = {"successes": statuses[SUCCESS]} | {
+        name: statuses[name] for name in ("failed_to_download", "failed_to_resize")
+    }
+    reasons = Counter(row["error_message"] or SUCCESS for row in rows)
+    return stats | figures | {"status_dict": dict(reasons.most_common())}
