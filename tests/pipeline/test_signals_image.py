@@ -1,12 +1,15 @@
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from pipeline.corpus import read_manifest
-from pipeline.signals.image import ImageSignal, entropy, share_of_border, sharpness
+from pipeline.signals.image import ImageSignal, _look_at, entropy, share_of_border, sharpness
+
+EMOJI = Path(__file__).parents[2] / "examples" / "emoji" / "pictures.zip"
 
 
 def test_entropy_of_equally_many_levels_is_their_logarithm() -> None:
@@ -20,6 +23,29 @@ def test_blurring_lowers_sharpness() -> None:
     picture = Image.fromarray(noise)
     blurred = np.asarray(picture.filter(ImageFilter.GaussianBlur(2)))
     assert sharpness(blurred) < sharpness(noise) / 10
+
+
+def test_a_blurred_copy_of_a_picture_scores_less_sharp_and_a_framed_one_more_border() -> None:
+    with zipfile.ZipFile(EMOJI) as archive:
+        picture = Image.open(io.BytesIO(archive.read("1f34e.png"))).convert("RGB")
+    copies = {
+        "sharp": picture,
+        "soft": picture.filter(ImageFilter.GaussianBlur(1)),
+        "softer": picture.filter(ImageFilter.GaussianBlur(2)),
+        "framed": ImageOps.expand(picture, 20, "white"),
+    }
+    scores = {name: _look_at(png(copy)) for name, copy in copies.items()}
+    sharpness_of = {name: one["sharpness"] or 0.0 for name, one in scores.items()}
+    assert sharpness_of["sharp"] > 2 * sharpness_of["soft"] > 4 * sharpness_of["softer"] > 0
+    assert (scores["framed"]["share_of_border"] or 0) > 0.3 + (
+        scores["sharp"]["share_of_border"] or 0
+    )
+
+
+def png(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
 
 
 def test_border_is_the_area_around_the_content() -> None:
@@ -43,10 +69,6 @@ def test_a_shard_gives_sizes_and_pixels_scores(small_corpus: str) -> None:
 
 
 def test_a_picture_that_cannot_be_decoded_scores_null(tmp_path: Path) -> None:
-    from pipeline.signals.image import _look_at
-
-    out = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(out, "PNG")
-    assert _look_at(out.getvalue()[:60])["entropy"] is None
+    assert _look_at(png(Image.new("RGB", (64, 64)))[:60])["entropy"] is None
     assert _look_at(b"<html>")["sharpness"] is None
     assert not list(tmp_path.iterdir())
