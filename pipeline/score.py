@@ -289,7 +289,7 @@ def _publish_manifest(
     files = {
         name: known[name]
         if name in known and name not in scored_now
-        else _digest_and_nulls(storage.join(folder, name))
+        else digest_and_nulls(storage.join(folder, name))
         for name in (f"{shard.name}.parquet" for shard in manifest.shards)
     }
     record = {
@@ -308,7 +308,7 @@ def _publish_manifest(
     return dict(total)
 
 
-def _digest_and_nulls(url: str) -> tuple[str, dict[str, int]]:
+def digest_and_nulls(url: str) -> tuple[str, dict[str, int]]:
     """A file's sha256, and how many nulls each of its columns has, where it has any."""
     import pyarrow.parquet as pq
 
