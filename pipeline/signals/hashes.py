@@ -45,9 +45,11 @@ class HashesSignal:
 
 def hash_picture(image: bytes) -> dict[str, str | int | None]:
     """The schema's columns of one picture, nulls where its bytes can't be decoded."""
-    pixels = _decode(image)
-    if pixels is None:
-        return dict.fromkeys(HashesSignal.schema.names)
+    pixels = decode_pixels(image)
+    return dict.fromkeys(HashesSignal.schema.names) if pixels is None else hash_pixels(pixels)
+
+
+def hash_pixels(pixels: Pixels) -> dict[str, str | int | None]:
     hashes = dihedral_hashes(pixels, ("upright", "mirrored"))
     return {
         "pixel_sha256": _pixel_sha256(pixels),
@@ -57,8 +59,8 @@ def hash_picture(image: bytes) -> dict[str, str | int | None]:
     }
 
 
-def _decode(image: bytes) -> Pixels | None:
-    """Upright RGB, transparent parts on white, as `download` stores pictures."""
+def decode_pixels(image: bytes) -> Pixels | None:
+    """Upright RGB, transparent parts on white, as `download` stores it; None if undecodable."""
     try:
         with Image.open(io.BytesIO(image)) as picture:
             upright = ImageOps.exif_transpose(picture)
