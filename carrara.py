@@ -40,6 +40,7 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
     "From URLs to a curated corpus": {
         "download": Stage("pipeline.download", "A list of URLs and captions -> WebDataset shards."),
         "score": Stage("pipeline.score", "Shards -> columns of scores, computed once."),
+        "dedup": Stage("pipeline.dedup.stage", "Copies and leaks -> columns that policies ask."),
         "select": Stage("pipeline.select", "A policy (SQL over the columns) -> a selection."),
         "pack": Stage("pipeline.pack", "A selection -> new, even, shuffled shards."),
         "forget": Stage("pipeline.forget", "Take samples down: tombstones, new shards, a receipt."),
