@@ -88,8 +88,8 @@ def resize(pixels: Pixels, size: Size, interpolation: Interpolation, extent: Ext
     height, width = pixels.shape[:2]
     if size == (width, height) and extent == (width, height):
         return pixels
-    if interpolation == "area":
-        factor = max(extent[0] / size[0], extent[1] / size[1])
+    least, factor = sorted((extent[0] / size[0], extent[1] / size[1]))
+    if interpolation == "area" and least >= 1:
         if factor <= LINEAR_UP_TO:
             return _sampled(pixels, size, cv2.INTER_LINEAR, extent)
         if factor <= DOUBLED_UP_TO and size[0] * size[1] <= MAX_DOUBLED_AREA:
