@@ -107,8 +107,8 @@ def _decode(data: bytes, channels: str, size: Size, reduction: int) -> Pixels:
         pixels: Pixels = simplejpeg.decode_jpeg(data, channels, **scale)
     except ValueError as error:
         if not _is_harmless(str(error)):
-            cut = "premature end" in str(error).lower()
-            raise UnusableError("truncated" if cut else "undecodable") from error
+            is_cut = str(error).startswith("Premature end of JPEG file")
+            raise UnusableError("truncated" if is_cut else "undecodable") from error
         pixels = simplejpeg.decode_jpeg(data, channels, strict=False, **scale)
     if pixels.shape[1::-1] != size:
         raise UnusableError("undecodable")
