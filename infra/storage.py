@@ -99,6 +99,12 @@ def read_bytes(url: str) -> bytes:
         return file.read()
 
 
+def read_block(file: BinaryIO, url: str, size: int) -> bytes:
+    """Of a file that `open_read` gave, for readers that fetch as they go."""
+    with _reading(url):
+        return file.read(size)
+
+
 def read_text(url: str) -> str:
     return read_bytes(url).decode("utf-8")
 
