@@ -9,7 +9,8 @@ import os
 import secrets
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -104,7 +105,7 @@ def map_on_workers(
     description: str,
     unit: str,
     size: Callable[[Item], int] = lambda _item: 1,
-) -> Iterator[Outcome[Item, Result]]:
+) -> Generator[Outcome[Item, Result], None, None]:
     """Apply a worker's function to every item; outcomes come as they finish, in no set order.
 
     `size` says how many `unit`s of progress an item is worth. `make` and the items are pickled.
@@ -118,18 +119,20 @@ def map_on_workers(
 
 def _run_here(
     make: Callable[[], Callable[[Item], Result]], items: Sequence[Item]
-) -> Iterator[Outcome[Item, Result]]:
+) -> Generator[Outcome[Item, Result], None, None]:
     apply = make()
-    for item in items:
-        try:
-            yield Outcome(item, apply(item), None)
-        except CarraraError as error:
-            yield Outcome(item, None, str(error))
+    # A worker of its own process ends with it; here what it holds open is its to close.
+    with apply if isinstance(apply, AbstractContextManager) else nullcontext():
+        for item in items:
+            try:
+                yield Outcome(item, apply(item), None)
+            except CarraraError as error:
+                yield Outcome(item, None, str(error))
 
 
 def _run_on_ray(
     make: Callable[[], Callable[[Item], Result]], items: Sequence[Item], workers: Workers
-) -> Iterator[Outcome[Item, Result]]:
+) -> Generator[Outcome[Item, Result], None, None]:
     if not items:
         return
     import ray

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-LINE_EVERY_S = 5.0
+LINE_EVERY_S = 2.0
 
 
 class Bar(Protocol):
@@ -27,8 +27,8 @@ class Bar(Protocol):
 
 
 @contextmanager
-def track(description: str, total: int, unit: str) -> Iterator[Bar]:
-    """A bar over `total` units for the length of the `with`."""
+def track(description: str, total: int | None, unit: str) -> Iterator[Bar]:
+    """A bar over `total` units, if it is known how many, for the length of the `with`."""
     console = Console(stderr=True)
     if not console.is_terminal:
         bar = _Lines(description, total, unit)
@@ -64,7 +64,7 @@ class _Drawn:
 
 
 class _Lines:
-    def __init__(self, description: str, total: int, unit: str) -> None:
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
         self._description, self._total, self._unit = description, total, unit
         self._done, self._written, self._note = 0, 0, ""
         self._start = self._last = time.monotonic()
@@ -84,7 +84,10 @@ class _Lines:
         self._written = self._done
         elapsed_s = max(self._last - self._start, 1e-9)
         rate = self._done / elapsed_s
-        eta = f", {max(self._total - self._done, 0) / rate:,.0f} s to go" if rate else ""
+        eta = of_total = ""
+        if self._total is not None:
+            eta = f", {max(self._total - self._done, 0) / rate:,.0f} s to go" if rate else ""
+            of_total = f"/{self._total:,}"
         note = f", {self._note}" if self._note else ""
-        line = f"{self._description}: {self._done:,}/{self._total:,} {self._unit}"
+        line = f"{self._description}: {self._done:,}{of_total} {self._unit}"
         print(f"{line}, {rate:,.1f}/s{eta}{note}", file=sys.stderr, flush=True)

@@ -2,21 +2,24 @@
 
     carrara download pairs.parquet ROOT --url-column url --caption-column caption --image-size 256
 
-Reads parquet, csv, tsv, json or jsonl. Writes ROOT/shards/00000.tar .parquet _stats.json and, last,
-ROOT/manifest.json. Every row of the list is accounted for: in the tar, or in the parquet with the
-reason why not. Safe to kill: the same command goes on where it stopped, and the same answers from
-the network give the same bytes.
+Reads parquet, csv, tsv, json, jsonl or txt. Writes ROOT/shards/00000.tar .parquet _stats.json and,
+last, ROOT/manifest.json. Every row of the list is accounted for: in the tar, or in the parquet with
+the reason why not. Safe to kill: the same command goes on where it stopped, and the same answers
+from the network give the same bytes. What replaces shards (`--overwrite`, `--incremental-mode
+retry`) is staged first: until it is whole, the corpus stays what it was.
 """
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
 from infra import storage
 from infra.cluster import Outcome, Workers, map_on_workers
-from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, Settings, StageConfig
 from infra.errors import ConflictError, DamagedError, ShortfallError
 from infra.stamp import differences
 from infra.summary import Stopwatch, Summary
@@ -29,42 +32,63 @@ from pipeline.corpus import (
     read_manifest,
     write_manifest,
 )
-from pipeline.fetch import FetchSettings
-from pipeline.pairs import PairList, open_pairs
+from pipeline.decoding_settings import DecodingSettings
+from pipeline.fetch_settings import FetchSettings
+from pipeline.pair_rows import PairColumns
+from pipeline.pairs import ListFormat, PairList, open_pairs
 from pipeline.pixels import PixelSettings
 from pipeline.worklist import Plan, ShardRecord, Slice
 
 if TYPE_CHECKING:
-    from pipeline.shard_download import ShardDownloader
+    from pipeline.refetch import Refetch, ShardRefetcher
+    from pipeline.shard_download import Job, ShardDownloader, Stopped
 
-DERIVED = ("shards", "columns", "embeddings", "index", "selections")
+Group = TypeVar("Group", bound=Settings)
+Item = TypeVar("Item", Slice, "Refetch")
+
+DERIVED = ("columns", "embeddings", "index", "selections")
 """What goes with a corpus that is overwritten. Tombstones stay: a takedown is for good."""
 
 NUM_NAMED = 5
 """Failed shards or reasons that a message spells out."""
 
 
-class Config(PixelSettings, FetchSettings, StageConfig):
+class Config(PixelSettings, FetchSettings, DecodingSettings, StageConfig):
     """img2dataset's options by its names, where it has them."""
 
     url_list: Annotated[Place, POSITIONAL]
-    """The list: a parquet, csv, tsv, json or jsonl file (or .gz of it), or a folder of them."""
+    """The list: a parquet, csv, tsv, json, jsonl or txt file (or its .gz), or a folder of them."""
     root: Annotated[Place, POSITIONAL]
     """Where the corpus goes: a folder or an fsspec URL."""
+    input_format: Annotated[ListFormat | None, EXECUTION_ONLY] = None
+    """What the list is; none: as its name says. In a folder, files of this kind are read."""
     url_column: str = "url"
     """The list's column of URLs."""
     caption_column: str = "caption"
-    """The list's column of captions."""
+    """The list's column of captions; "" where it has none, as a txt never has."""
     save_additional_columns: tuple[str, ...] = ()
     """Further columns of the list to keep with each sample."""
     number_sample_per_shard: int = Field(default=10_000, ge=1)
     """Rows of the list that make one shard."""
+    oom_shard_count: int = Field(default=5, ge=1)
+    """Digits of a shard's name."""
     extract_exif: bool = True
     """Keep what the picture's EXIF says, as JSON."""
-    compute_hash: Literal["sha256"] = "sha256"
-    """Of the bytes as fetched; kept with each sample."""
+    compute_hash: Literal["sha256", "md5", "sha512"] = "sha256"
+    """Of the bytes as fetched; kept with each sample, beside sha256, which is always there."""
+    verify_hash: tuple[str, Literal["md5", "sha1", "sha256", "sha512"]] | None = None
+    """The list's column of hashes and their kind: bytes with another hash go to ROOT/quarantine."""
+    verify_picture_hash: str | None = None
+    """The list's column of PDQ hashes: tells how far a picture in quarantine is from its own."""
+    min_success_rate: Annotated[float, EXECUTION_ONLY, Field(ge=0, le=1)] = 0.05
+    """Stop where, after 1000 rows of a worker, a smaller share has given pictures."""
     thread_count: Annotated[int, EXECUTION_ONLY, Field(ge=1)] = 64
-    """Threads that fetch and resize in each worker."""
+    """Connections that each worker has open at once (img2dataset has a thread for each)."""
+    incremental_mode: Annotated[Literal["incremental", "overwrite", "retry"], EXECUTION_ONLY] = (
+        "incremental"
+    )
+    """incremental: go on where a run stopped; overwrite: as --overwrite; retry: of a finished
+    corpus, fetch the rows again that failed for a reason that may pass."""
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
     """Replace another list's corpus in ROOT, and all that was computed from it."""
     workers: Annotated[Workers, EXECUTION_ONLY] = Workers()
@@ -73,23 +97,49 @@ class Config(PixelSettings, FetchSettings, StageConfig):
     @field_validator("save_additional_columns")
     @classmethod
     def _check_reserved(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        reserved = sorted({*ROW_SCHEMA.names, "fault"} & set(names))
+        reserved = sorted({*ROW_SCHEMA.names, *_RESERVED} & set(names))
         if reserved:
             raise ValueError(f"{', '.join(reserved)}: the corpus has columns of that name already")
         return names
 
+    @property
+    def overwrites(self) -> bool:
+        return self.overwrite or self.incremental_mode == "overwrite"
+
+    @property
+    def columns(self) -> PairColumns:
+        return PairColumns(
+            self.url_column,
+            self.caption_column,
+            self.save_additional_columns,
+            self.verify_hash[0] if self.verify_hash else None,
+            self.verify_picture_hash,
+        )
+
+
+_RESERVED = (
+    "fault",
+    "expected_hash",
+    "expected_picture_hash",
+    "image_offset",
+    "image_size",
+    "md5",
+    "sha512",
+)
+
 
 def run(config: Config) -> Summary:
     with Stopwatch() as watch:
-        pairs = open_pairs(
-            config.url_list,
-            config.url_column,
-            config.caption_column,
-            list(config.save_additional_columns),
-        )
+        worklist.install(config.root, ())  # what a killed command had already completed
+        pairs = open_pairs(config.url_list, config.columns, config.input_format)
         input_digest = pairs.digest()
-        manifest = _finished(config, input_digest)
-        if manifest is None:
+        held = _finished(config, input_digest)
+        if held is not None and config.incremental_mode == "retry":
+            manifest = _refetch(config, pairs, held)
+        elif held is not None:
+            storage.remove(worklist.folder_url(config.root))
+            manifest = held
+        else:
             manifest = _download(config, pairs, input_digest)
     num_rows = sum(manifest.counts.values())
     return Summary(
@@ -109,19 +159,17 @@ def run(config: Config) -> Summary:
 
 
 def _finished(config: Config, input_digest: str) -> Manifest | None:
-    """The manifest of this very corpus if it is complete; raises where ROOT holds another."""
+    """The manifest of this very corpus if it is whole; raises where ROOT holds another."""
     root = config.root
     manifest = _read_held_manifest(config)
     held = manifest or worklist.read_plan(root)
     if held and _is_of(held, config, input_digest):
-        if manifest is None or len(worklist.whole_shards(root, manifest.shards)) < len(
+        is_whole = manifest and len(worklist.whole_shards(root, manifest.shards)) == len(
             manifest.shards
-        ):
-            return None
-        storage.remove(worklist.folder_url(root))
-        return manifest
+        )
+        return manifest if is_whole else None
     has_shards = bool(storage.list_names(storage.join(root, "shards")))
-    if (held or has_shards) and not config.overwrite:
+    if (held or has_shards) and not config.overwrites:
         what = _difference(held, config, input_digest) if held else "shards of unknown origin"
         raise ConflictError(
             f"{root}: holds {what}; choose another ROOT or replace what is there with --overwrite"
@@ -135,7 +183,7 @@ def _read_held_manifest(config: Config) -> Manifest | None:
     try:
         return read_manifest(config.root)
     except DamagedError:
-        if config.overwrite:
+        if config.overwrites:
             return None
         raise
 
@@ -156,62 +204,123 @@ def _difference(held: Manifest | Plan, config: Config, input_digest: str) -> str
 
 def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
     plan = _plan(config, pairs, input_digest)
-    records = worklist.read_records(config.root)
-    slices = worklist.slices(config.root, plan)
-    failed: list[Outcome[Slice, ShardRecord]] = []
-    for outcome in map_on_workers(
-        partial(_make_worker, config),
-        [part for part in slices if part.name not in records],
+    root = config.root
+    records = worklist.read_records(root, plan)
+    slices = worklist.slices(root, plan)
+    records |= _run_workers(config, partial(_make_downloader, config, plan), slices, records)
+    manifest = _manifest(config, input_digest, [records[part.name] for part in slices])
+    _check_any_success(config, plan, manifest.counts)
+    if plan.is_staged:
+        storage.remove(storage.join(root, "quarantine"))
+        return _install(root, manifest, DERIVED)
+    write_manifest(root, manifest)
+    storage.remove(worklist.folder_url(root))
+    return manifest
+
+
+def _refetch(config: Config, pairs: PairList, held: Manifest) -> Manifest:
+    from pipeline.refetch import Refetch
+
+    root = config.root
+    plan = worklist.read_plan(root)
+    if plan is None or plan.kind != "retry" or not _is_of(plan, config, held.input_digest):
+        plan = _new_plan(config, pairs, held.input_digest, "retry")
+        worklist.write_plan(root, plan)
+    records = worklist.read_records(root, plan, held.shards)
+    slices = worklist.slices(root, plan)
+    items = [
+        Refetch(shard, part, held.digest) for shard, part in zip(held.shards, slices, strict=True)
+    ]
+    records |= _run_workers(config, partial(_make_refetcher, config, plan), items, records)
+    found = _manifest(config, held.input_digest, [records[item.name] for item in items])
+    if found.shards == held.shards:
+        storage.remove(worklist.folder_url(root))
+        return held
+    return _install(root, found, ())
+
+
+def _install(root: str, manifest: Manifest, replaced: Sequence[str]) -> Manifest:
+    worklist.stage_manifest(root, manifest)
+    installed = worklist.install(root, replaced)
+    assert installed is not None
+    return installed
+
+
+def _run_workers(
+    config: Config,
+    make: "Callable[[], Callable[[Item], ShardRecord | Stopped]]",
+    items: Sequence[Item],
+    records: dict[str, ShardRecord],
+) -> dict[str, ShardRecord]:
+    """Records of the items that had none; raises ShortfallError where not all could be made."""
+    from pipeline.shard_download import Stopped
+
+    made: dict[str, ShardRecord] = {}
+    failed: list[Outcome[Item, ShardRecord | Stopped]] = []
+    outcomes = map_on_workers(
+        make,
+        [item for item in items if item.name not in records],
         workers=config.workers,
         description="download",
         unit="rows",
-        size=lambda part: part.num_rows,
-    ):
-        if outcome.result is None:
-            failed.append(outcome)
-        else:
-            records[outcome.item.name] = outcome.result
-    _check_complete(config, len(slices), failed)
-    counts = sum((Counter(record.counts) for record in records.values()), Counter[str]())
-    _check_any_success(config, plan, counts)
-    manifest = Manifest(
+        size=lambda item: item.num_rows,
+    )
+    with closing(outcomes):
+        for outcome in outcomes:
+            if isinstance(outcome.result, Stopped):
+                raise _stopped(config, outcome.result)
+            if outcome.result is None:
+                failed.append(outcome)
+            else:
+                made[outcome.item.name] = outcome.result
+    if failed:
+        named = sorted(f"{outcome.item.name} ({outcome.error})" for outcome in failed)
+        more = f" and {len(named) - NUM_NAMED} more" if len(named) > NUM_NAMED else ""
+        raise ShortfallError(
+            f"{config.root}: {len(failed)} of {len(items)} shards failed: "
+            f"{', '.join(named[:NUM_NAMED])}{more}; run the command again to make them"
+        )
+    return made
+
+
+def _manifest(config: Config, input_digest: str, records: Sequence[ShardRecord]) -> Manifest:
+    counts = sum((Counter(record.counts) for record in records), Counter[str]())
+    return Manifest(
         stage="download",
         config=config.identity(),
         config_digest=config.digest(),
         input_digest=input_digest,
-        shards=[records[name].shard for name in sorted(records)],
+        shards=[record.shard for record in records],
         counts=dict(counts.most_common()),
     )
-    write_manifest(config.root, manifest)
-    storage.remove(worklist.folder_url(config.root))
-    return manifest
 
 
 def _plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
     """The plan of an interrupted run of the same, else a new one.
 
-    What a new one leaves of the place: nothing of another corpus; of the same one, finished once,
-    the shards that it still has.
+    A new one leaves another list's corpus as it is until its own is whole; of its own corpus,
+    finished once, it goes on from the shards that are still there.
     """
     root = config.root
     plan = worklist.read_plan(root)
-    if plan is None or not _is_of(plan, config, input_digest):
-        plan = _new_plan(config, pairs, input_digest)
-        manifest = _read_held_manifest(config)
-        # The list has been read to its end and can be used: only now is what it replaces removed.
-        if manifest and _is_of(manifest, config, input_digest):
-            for shard in worklist.whole_shards(root, manifest.shards):
+    if plan is None or plan.kind == "retry" or not _is_of(plan, config, input_digest):
+        held = _read_held_manifest(config)
+        is_same = held is not None and _is_of(held, config, input_digest)
+        has_shards = bool(storage.list_names(storage.join(root, "shards")))
+        is_other = not is_same and (held is not None or has_shards)
+        plan = _new_plan(config, pairs, input_digest, "overwrite" if is_other else "new")
+        if held is not None and is_same:
+            for shard in worklist.whole_shards(root, held.shards):
                 worklist.write_record(root, worklist.recount(root, shard))
-        else:
-            storage.remove(manifest_url(root))
-            for folder in DERIVED:
-                storage.remove(storage.join(root, folder))
         worklist.write_plan(root, plan)
-    storage.remove(manifest_url(root))
+    if not plan.is_staged:
+        storage.remove(manifest_url(root))
     return plan
 
 
-def _new_plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
+def _new_plan(
+    config: Config, pairs: PairList, input_digest: str, kind: Literal["new", "overwrite", "retry"]
+) -> Plan:
     storage.remove(worklist.folder_url(config.root))
     rows_a_slice = config.number_sample_per_shard
     return Plan(
@@ -220,47 +329,91 @@ def _new_plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
         config_digest=config.digest(),
         num_rows=worklist.write_slices(config.root, pairs, rows_a_slice),
         rows_a_slice=rows_a_slice,
+        num_digits=config.oom_shard_count,
+        kind=kind,
     )
 
 
-def _make_worker(config: Config) -> "ShardDownloader":
-    from pipeline.shard_download import Job, ShardDownloader
+def _make_downloader(config: Config, plan: Plan) -> "ShardDownloader":
+    from pipeline.shard_download import ShardDownloader
 
-    job = Job(
+    return ShardDownloader(_job(config, plan))
+
+
+def _make_refetcher(config: Config, plan: Plan) -> "ShardRefetcher":
+    from pipeline.refetch import ShardRefetcher
+
+    return ShardRefetcher(_job(config, plan))
+
+
+def _job(config: Config, plan: Plan) -> "Job":
+    from pipeline.decoder import DecodeJob
+    from pipeline.shard_download import Job
+    from pipeline.tombstones import read_tombstones
+
+    verify_hash = config.verify_hash[1] if config.verify_hash else None
+    hash_names = {config.compute_hash, *([verify_hash] if verify_hash else [])}
+    needs_picture_hash = (
+        config.verify_picture_hash is not None or read_tombstones(config.root).has_pictures
+    )
+    return Job(
         root=config.root,
+        shards_root=worklist.shards_root(config.root, plan),
         rows_a_slice=config.number_sample_per_shard,
         thread_count=config.thread_count,
-        extract_exif=config.extract_exif,
-        fetch=config,
-        pixels=config,
+        num_decoders=max(1, int(config.workers.cpus_per_worker)),
+        max_waiting_bytes=config.max_waiting_mb << 20,
+        compute_hash=config.compute_hash,
+        verify_hash=verify_hash,
+        min_success_rate=config.min_success_rate,
+        fetch=_part_of(config, FetchSettings),
+        decode=DecodeJob(
+            pixels=_part_of(config, PixelSettings),
+            extract_exif=config.extract_exif,
+            hash_names=tuple(sorted(hash_names)),
+            picture_hash=needs_picture_hash,
+            max_memory_mb=config.max_decode_memory_mb,
+            max_seconds=config.max_decode_seconds,
+        ),
     )
-    return ShardDownloader(job)
 
 
-def _check_complete(
-    config: Config, num_slices: int, failed: list[Outcome[Slice, ShardRecord]]
-) -> None:
-    if failed:
-        named = sorted(f"{outcome.item.name} ({outcome.error})" for outcome in failed)
-        more = f" and {len(named) - NUM_NAMED} more" if len(named) > NUM_NAMED else ""
-        raise ShortfallError(
-            f"{config.root}: {len(failed)} of {num_slices} shards failed: "
-            f"{', '.join(named[:NUM_NAMED])}{more}; run the command again to make them"
-        )
+def _part_of(config: Config, settings: type[Group]) -> Group:
+    return settings(**{name: getattr(config, name) for name in settings.model_fields})
 
 
-def _check_any_success(config: Config, plan: Plan, counts: Counter[str]) -> None:
-    if not counts[SUCCESS]:
+def _stopped(config: Config, stopped: "Stopped") -> ShortfallError:
+    if stopped.message is not None:
+        return ShortfallError(f"list {config.url_list}: {stopped.message}")
+    reasons = stopped.reasons
+    num, num_good = sum(reasons.values()), reasons.get(SUCCESS, 0)
+    return ShortfallError(
+        f"list {config.url_list}: {num_good:,} of the first {num:,} rows gave a picture, "
+        f"under --min-success-rate {config.min_success_rate:g}: "
+        f"{_spelled(reasons)}; finished shards are kept: mend what fails and run the command "
+        "again, or lower the rate"
+    )
+
+
+def _check_any_success(config: Config, plan: Plan, counts: Mapping[str, int]) -> None:
+    if not counts.get(SUCCESS):
         # Nothing of this is worth keeping: the same command starts anew.
         storage.remove(worklist.folder_url(config.root))
-        storage.remove(storage.join(config.root, "shards"))
-        reasons = ", ".join(f"{name} ({num})" for name, num in counts.most_common(NUM_NAMED))
-        advice = (
-            "name the hosts that may be at private addresses with --allow-hosts"
-            if counts["refused address"]
-            else "see that the network is there and that the columns hold what their names say"
-        )
+        if not plan.is_staged:
+            storage.remove(storage.join(config.root, "shards"))
+            storage.remove(storage.join(config.root, "quarantine"))
         raise ShortfallError(
-            f"list {config.url_list}: none of its {plan.num_rows} rows gave a picture: {reasons}; "
-            f"{advice}"
+            f"list {config.url_list}: none of its {plan.num_rows} rows gave a picture: "
+            f"{_spelled(counts)}; {_advice(counts)}"
         )
+
+
+def _spelled(reasons: Mapping[str, int]) -> str:
+    most = Counter(reasons).most_common(NUM_NAMED)
+    return ", ".join(f"{name} ({num})" for name, num in most)
+
+
+def _advice(reasons: Mapping[str, int]) -> str:
+    if reasons.get("refused address"):
+        return "name the hosts that may be at private addresses with --allow-hosts"
+    return "see that the network is there and that the columns hold what their names say"

@@ -16,50 +16,93 @@ NULL_CAPTION = "null caption"
 CAPTION_NOT_TEXT = "caption is not a string"
 
 
+NO_CAPTIONS = ""
+"""The caption column of a list that has none: every caption is empty."""
+
+
 @dataclass(frozen=True)
 class PairColumns:
     """What the list calls its columns."""
 
     url: str
     caption: str
-    additional: tuple[str, ...]
+    additional: tuple[str, ...] = ()
+    expected_hash: str | None = None
+    """Of the bytes, as hex; read as `expected_hash`."""
+    expected_picture_hash: str | None = None
+    """PDQ's, as hex; read as `expected_picture_hash`."""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Every column of the list that is read, and the option that names it."""
+        named: dict[str | None, str] = {
+            self.url: "--url-column",
+            self.caption: "--caption-column",
+            **dict.fromkeys(self.additional, "--save-additional-columns"),
+            self.expected_hash: "--verify-hash",
+            self.expected_picture_hash: "--verify-picture-hash",
+        }
+        return {name: option for name, option in named.items() if name}
 
     @property
     def all(self) -> list[str]:
-        return list(dict.fromkeys([self.url, self.caption, *self.additional]))
+        return list(self.options)
+
+    @property
+    def expected(self) -> dict[str, str]:
+        """Columns of hashes by the names that they are read under."""
+        named = {
+            "expected_hash": self.expected_hash,
+            "expected_picture_hash": self.expected_picture_hash,
+        }
+        return {name: column for name, column in named.items() if column}
+
+    @property
+    def texts(self) -> list[str]:
+        """What is text, however much it looks like numbers."""
+        return [name for name in (self.url, self.caption, *self.expected.values()) if name]
 
 
 def pair_table(table: pa.Table, columns: PairColumns) -> pa.Table:
     table = table.combine_chunks()
     url, url_not_text = _texts(table[columns.url])
+    if columns.caption == NO_CAPTIONS:
+        table = table.append_column(NO_CAPTIONS, pa.repeat(pa.scalar(""), table.num_rows))
     caption, caption_not_text = _texts(table[columns.caption])
     fault = _faults(url, url_not_text, caption, caption_not_text)
+    expected = {name: _texts(table[column])[0] for name, column in columns.expected.items()}
     additional = {name: table[name] for name in columns.additional}
-    return pa.table({"url": url, "caption": caption, "fault": fault, **additional})
+    return pa.table({"url": url, "caption": caption, "fault": fault, **expected, **additional})
 
 
 def object_table(objects: list[dict[str, Any] | None], columns: PairColumns) -> pa.Table:
     rows = [row or {} for row in objects]
     urls = [row.get(columns.url) for row in rows]
-    captions = [row.get(columns.caption) for row in rows]
+    captions = [row.get(columns.caption) if columns.caption else "" for row in rows]
     fault = _faults(*_texts_of_values(urls), *_texts_of_values(captions))
     fault = pc.if_else(pa.array([row is None for row in objects]), MALFORMED_ROW, fault)
+    expected = {
+        name: _texts_of_values([row.get(column) for row in rows])[0]
+        for name, column in columns.expected.items()
+    }
     additional = {name: _values([r.get(name) for r in rows]) for name in columns.additional}
     return pa.table(
         {
             "url": _texts_of_values(urls)[0],
             "caption": _texts_of_values(captions)[0],
             "fault": fault,
+            **expected,
             **additional,
         }
     )
 
 
 def malformed_rows(num: int, schema: pa.Schema, columns: PairColumns) -> pa.Table:
-    nulls = {name: pa.nulls(num, schema.field(name).type) for name in columns.additional}
     text = pa.nulls(num, pa.string())
+    expected = dict.fromkeys(columns.expected, text)
+    nulls = {name: pa.nulls(num, schema.field(name).type) for name in columns.additional}
     fault = pa.repeat(pa.scalar(MALFORMED_ROW), num)
-    return pa.table({"url": text, "caption": text, "fault": fault, **nulls})
+    return pa.table({"url": text, "caption": text, "fault": fault, **expected, **nulls})
 
 
 def _faults(

@@ -1,11 +1,13 @@
 """A list of URLs and captions, read as a stream.
 
-Reads parquet, csv, tsv, json or jsonl (save parquet, also with .gz), or a folder of files of one of
-them, at any fsspec URL. Gives tables of `url`, `caption`, `fault` and the additional columns asked
-for; `fault` says why a row is no pair, so that every row of the list is accounted for. Only .json,
-which has no end of a row to look for, is held in memory whole.
+Reads parquet, csv, tsv, json, jsonl or txt (save parquet, also with .gz), or a folder of files of
+one of them, at any fsspec URL. Gives tables of `url`, `caption`, `fault` and the additional columns
+asked for; `fault` says why a row is no pair, so that every row of the list is accounted for. A txt
+is a URL a line, its captions empty. Only .json, which has no end of a row to look for, is held in
+memory whole, and is refused above MAX_JSON_BYTES.
 """
 
+import codecs
 import csv
 import difflib
 import gzip
@@ -15,8 +17,8 @@ import shlex
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 import pyarrow.csv
@@ -25,17 +27,24 @@ import pyarrow.parquet as pq
 from infra import storage
 from infra.config import digest_of
 from infra.errors import InputError
-from pipeline.pair_rows import PairColumns, malformed_rows, object_table, pair_table
+from pipeline.pair_rows import NO_CAPTIONS, PairColumns, malformed_rows, object_table, pair_table
 
-FORMATS = {
+ListFormat = Literal["parquet", "csv", "tsv", "json", "jsonl", "txt"]
+
+FORMATS: dict[str, ListFormat] = {
     ".parquet": "parquet",
     ".csv": "csv",
     ".tsv": "tsv",
     ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".txt": "txt",
 }
+_FORMATS = frozenset(FORMATS.values())
+_KINDS = "parquet, csv, tsv, json, jsonl or txt"
 ROWS_A_BATCH = 10_000
+MAX_JSON_BYTES = 1 << 30
+"""Python holds JSON in ten times its bytes and more."""
 NUM_NAMED = 20
 """Columns that a message spells out."""
 
@@ -62,42 +71,40 @@ class PairList:
 
 
 def open_pairs(
-    url_list: str, url_column: str, caption_column: str, additional_columns: list[str]
+    url_list: str, columns: PairColumns, input_format: ListFormat | None = None
 ) -> PairList:
     """Raises InputError for a list that is missing, of no known format, without the columns or
     empty."""
-    files, name = _find_files(url_list)
-    pairs = PairList(
-        files=tuple(files),
-        format=name,
-        columns=PairColumns(url_column, caption_column, tuple(additional_columns)),
-    )
+    files, name = _find_files(url_list, input_format)
+    pairs = PairList(files=tuple(files), format=name, columns=columns)
     num_bytes = sum(map(storage.size_bytes, files))
     if num_bytes == 0 or not any(table.num_rows for table in pairs.tables()):
         raise InputError(f"list {url_list}: empty, expected rows of URLs and captions")
     return pairs
 
 
-def _find_files(url_list: str) -> tuple[list[str], str]:
+def _find_files(url_list: str, input_format: ListFormat | None) -> tuple[list[str], str]:
     if not storage.exists(url_list):
         raise InputError(
-            f"list {url_list}: does not exist; expected a parquet, csv, tsv, json or jsonl file, "
-            "or a folder of them"
+            f"list {url_list}: does not exist; expected a {_KINDS} file, or a folder of them"
         )
     names = storage.list_names(url_list)
-    files = [storage.join(url_list, name) for name in names if _format_of(name)]
-    if not names:
-        files = [url_list] if _format_of(url_list) else []
+    if not names and input_format:  # a single file, whatever its name
+        return [url_list], input_format
+    files = [storage.join(url_list, name) for name in names] if names else [url_list]
+    files = [
+        file for file in files if _format_of(file) in ([input_format] if input_format else _FORMATS)
+    ]
     formats = sorted({_format_of(file) for file in files})
     if not formats:
         raise InputError(
             f"list {url_list}: of no known format, expected a name that ends in "
-            f"{', '.join(FORMATS)} (or these with .gz, save parquet)"
+            f"{', '.join(FORMATS)} (or these with .gz, save parquet), or --input-format"
         )
     if len(formats) > 1:
         raise InputError(
             f"list {url_list}: a folder of {' and '.join(formats)} files, expected files of one "
-            "format; keep one kind in it"
+            "format; keep one kind in it, or name one with --input-format"
         )
     return files, formats[0]
 
@@ -120,6 +127,8 @@ def _read(file: str, pairs: PairList) -> Iterator[pa.Table]:
                 yield from _read_csv(stream, file, pairs)
             case "jsonl":
                 yield from _read_objects(_json_lines(stream), file, pairs)
+            case "txt":
+                yield from _read_lines(stream, file, pairs)
             case _:
                 yield from _read_objects(_json_array(stream, file), file, pairs)
 
@@ -136,7 +145,7 @@ def _open(file: str) -> Iterator[BinaryIO]:
 
 def _read_parquet(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table]:
     parquet = pq.ParquetFile(stream)
-    _check_columns(parquet.schema_arrow.names, file, pairs)
+    _check_columns(parquet.schema_arrow.names, file, pairs.columns)
     for batch in parquet.iter_batches(ROWS_A_BATCH, columns=pairs.columns.all):
         yield pair_table(pa.table(batch), pairs.columns)
 
@@ -152,8 +161,10 @@ def _read_csv(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table
     delimiter = "\t" if pairs.format == "tsv" else ","
     first = stream.readline()
     stream.seek(0)
-    _check_columns(next(csv.reader([first.decode("utf-8-sig")], delimiter=delimiter)), file, pairs)
-    text_columns = (pairs.columns.url, pairs.columns.caption)
+    _check_columns(
+        next(csv.reader([first.decode("utf-8-sig")], delimiter=delimiter)), file, pairs.columns
+    )
+    text_columns = pairs.columns.texts
     reader = pyarrow.csv.open_csv(
         stream,
         parse_options=pyarrow.csv.ParseOptions(
@@ -171,6 +182,16 @@ def _read_csv(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table
         yield malformed_rows(num_malformed, reader.schema, pairs.columns)
 
 
+def _read_lines(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table]:
+    columns = replace(pairs.columns, caption=NO_CAPTIONS)
+    _check_columns([columns.url], file, columns)
+    lines = (line.removeprefix(codecs.BOM_UTF8).strip() for line in stream)
+    urls = filter(None, lines)
+    while batch := list(itertools.islice(urls, ROWS_A_BATCH)):
+        column = pa.array(batch, pa.binary()).view(pa.string())
+        yield pair_table(pa.table({columns.url: column}), columns)
+
+
 def _json_lines(stream: BinaryIO) -> Iterator[object]:
     for line in stream:
         if line.strip():
@@ -181,6 +202,11 @@ def _json_lines(stream: BinaryIO) -> Iterator[object]:
 
 
 def _json_array(stream: BinaryIO, file: str) -> Iterator[object]:
+    if storage.size_bytes(file) > MAX_JSON_BYTES:
+        raise InputError(
+            f"list {file}: {storage.size_bytes(file):,} bytes of JSON, which is held in memory; "
+            f"expected at most {MAX_JSON_BYTES:,}; write it as .jsonl or parquet"
+        )
     try:
         document = json.load(stream)
     except (ValueError, RecursionError) as error:
@@ -192,6 +218,10 @@ def _json_array(stream: BinaryIO, file: str) -> Iterator[object]:
         # pandas' default: {column: {row: value}}.
         rows = dict.fromkeys(row for column in document.values() for row in column)
         document = [{name: column.get(row) for name, column in document.items()} for row in rows]
+    elif isinstance(document, dict) and all(isinstance(v, list) for v in document.values()):
+        # {column: [values]}, as in SBU captions.
+        columns = itertools.zip_longest(*document.values())
+        document = [dict(zip(document, values, strict=True)) for values in columns]
     if not isinstance(document, list):
         raise InputError(f"list {file}: a JSON {type(document).__name__}, expected an array")
     yield from document
@@ -203,17 +233,13 @@ def _read_objects(rows: Iterator[object], file: str, pairs: PairList) -> Iterato
         objects = [row if isinstance(row, dict) else None for row in batch]
         if not checked:
             names = dict.fromkeys(name for row in objects if row for name in row)
-            _check_columns(list(names), file, pairs)
+            _check_columns(list(names), file, pairs.columns)
             checked = True
         yield object_table(objects, pairs.columns)
 
 
-def _check_columns(have: list[str], file: str, pairs: PairList) -> None:
-    wanted = {
-        pairs.columns.url: "--url-column",
-        pairs.columns.caption: "--caption-column",
-    } | dict.fromkeys(pairs.columns.additional, "--save-additional-columns")
-    for name, option in wanted.items():
+def _check_columns(have: list[str], file: str, columns: PairColumns) -> None:
+    for name, option in columns.options.items():
         if have.count(name) > 1:
             raise InputError(
                 f"list {file}: has {have.count(name)} columns {name!r}, expected one; rename the "
@@ -236,14 +262,27 @@ def _stored_schema(table: pa.Table, file: str) -> pa.Schema:
     fields = []
     for column in table.schema:
         kind = column.type
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+        if not _can_be_stored(kind):
             raise InputError(
-                f"list {file}: column {column.name!r} is {kind}, expected numbers or text; leave "
-                "it out of --save-additional-columns"
+                f"list {file}: column {column.name!r} is {kind}, expected numbers, text or lists "
+                "of them; leave it out of --save-additional-columns"
             )
-        plain = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        fields.append(pa.field(column.name, kind if plain else pa.string()))
+        stays = pa.types.is_nested(kind) or _is_plain(kind)
+        fields.append(pa.field(column.name, kind if stays else pa.string()))
     return pa.schema(fields)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    )
+
+
+def _can_be_stored(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        item = kind.value_type
+        return _is_plain(item) or bool(pa.types.is_string(item) or pa.types.is_large_string(item))
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
 
 
 def _conform(table: pa.Table, schema: pa.Schema, file: str) -> pa.Table:

@@ -1,41 +1,42 @@
 """What one download worker does: a slice of the list -> one published shard and its record.
 
-Threads fetch and resize; the order of arrival is undone before anything is written, so the same
-answers give the same bytes. Pictures wait for their turn in a temporary file, not in memory.
-Reads a slice, writes the shard in img2dataset's layout and vocabulary.
+A thread fetches, decoder processes decode, and pictures wait for the rest of their shard in a
+temporary file, not in memory; the order of arrival is undone when the shard is written, so the same
+answers give the same bytes. Reads a slice, writes the shard in img2dataset's layout and vocabulary.
 """
 
-import hashlib
-import io
-import json
-import logging
 import tempfile
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import BinaryIO, Self
 
-import exifread
 import pyarrow as pa
 
-from pipeline.corpus import ROW_SCHEMA, SUCCESS, Sample, write_shard
+from infra import storage
+from infra.errors import ShortfallError
+from pipeline.corpus import SUCCESS, Sample, write_shard
+from pipeline.decoder import DecodeJob
+from pipeline.decoding import DecodedPicture, Decoders
 from pipeline.fetch import Failure, Fetcher, FetchSettings
-from pipeline.pixels import PictureResizer, PixelSettings, Rejected
-from pipeline.worklist import DUPLICATE, ShardRecord, Slice, read_slice, write_record
+from pipeline.preflight import preflight
+from pipeline.quarantine import HASH_MISMATCH, write_quarantine
+from pipeline.shard_rows import (
+    FAILED_TO_RESIZE,
+    RowOutcome,
+    failed,
+    rows_table,
+    shard_key,
+    statistics,
+)
+from pipeline.tombstones import Tombstones, read_tombstones
+from pipeline.worklist import DUPLICATE, ShardRecord, Slice, read_slice, record_of, write_record
 
-FAILED_TO_DOWNLOAD = "failed_to_download"
-FAILED_TO_RESIZE = "failed_to_resize"
-
-NUM_DECODING = 2
-"""Pictures decoded at once in a worker. One core is kept busy by that; each may take the memory of
-`max_image_area`, which as many as there are threads could not have."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Row = dict[str, Any]
+NUM_TRIED = 1000
+"""Rows that a worker tries before it says that too few of them give a picture."""
 
 
 @dataclass(frozen=True)
@@ -43,151 +44,191 @@ class Job:
     """What all the slices of a list have in common."""
 
     root: str
+    shards_root: str
+    """Where shards are written: `root`, or where they are staged."""
     rows_a_slice: int
     thread_count: int
-    extract_exif: bool
+    num_decoders: int
+    max_waiting_bytes: int
+    compute_hash: str
+    verify_hash: str | None
+    """Which hash the list's `expected_hash` is."""
+    min_success_rate: float
     fetch: FetchSettings
-    pixels: PixelSettings
+    decode: DecodeJob
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """A row, and what fetching and resizing made of it."""
+class Stopped:
+    """A worker's word that going on is of no use, in place of a record."""
 
-    row: Row
-    image: bytes | None
+    reasons: Mapping[str, int]
+    """Rows tried, by what became of them."""
+    message: str | None = None
+    """Why none was tried."""
+
+
+class StopError(Exception):
+    """Ends a slice from within."""
+
+    def __init__(self, stopped: Stopped) -> None:
+        super().__init__(str(stopped))
+        self.stopped = stopped
 
 
 class ShardDownloader:
-    """Made once a worker process: connections, threads and the resizer outlive a slice."""
+    """Made once a worker process: connections and decoders outlive a slice."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._reasons: Counter[str] = Counter()
+        self._is_network_there = False
         self._fetcher = Fetcher(job.fetch, num_connections=job.thread_count)
-        self._resize = PictureResizer(job.pixels)
-        # Imported here, for it takes seconds: img2dataset's package imports all that it has.
-        from img2dataset.downloader import compute_key
+        self._decoders = Decoders(job.decode, job.num_decoders, job.max_waiting_bytes)
 
-        self._compute_key: Callable[[int, int, int, int], str] = compute_key
-        self._decoding = threading.Semaphore(NUM_DECODING)
-        self._threads = ThreadPoolExecutor(job.thread_count, thread_name_prefix="fetch")
-        # It warns of every picture that has no EXIF.
-        logging.getLogger("exifread").setLevel(logging.CRITICAL)
+    def __enter__(self) -> Self:
+        return self
 
-    def __call__(self, part: Slice) -> ShardRecord:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._decoders.close()
+        self._fetcher.close()
+
+    def __call__(self, part: Slice) -> ShardRecord | Stopped:
         start_time = time.time()
-        table = read_slice(self._job.root, part)
-        rows: list[Row] = []
+        job = self._job
+        table = read_slice(job.root, part)
         with tempfile.TemporaryFile(prefix="carrara-") as spool:
-            lengths = []
-            for answer in self._answers(table, part):
-                rows.append(answer.row)
-                if answer.image is not None:
-                    lengths.append(spool.write(answer.image))
-            spool.seek(0)
-            counts = Counter(row["error_message"] or SUCCESS for row in rows)
+            try:
+                outcomes = self._outcomes(table, set(part.duplicates), spool)
+            except StopError as error:
+                return error.stopped
+            keys = [
+                shard_key(place, part.index, job.rows_a_slice, part.num_digits)
+                for place in range(len(outcomes))
+            ]
+            rows = rows_table(table, keys, outcomes, job.compute_hash)
+            extension = job.decode.pixels.encode_format
+            quarantine = storage.join(job.shards_root, "quarantine")
+            write_quarantine(quarantine, part.name, table, rows, outcomes, spool, extension)
             shard = write_shard(
-                self._job.root,
+                job.shards_root,
                 part.name,
-                self._samples(rows, lengths, spool),
-                pa.Table.from_pylist(rows, _row_schema(table)),
-                _stats(rows, counts, start_time),
+                samples(rows, outcomes, spool, extension),
+                rows,
+                statistics(outcomes, start_time),
             )
-        record = ShardRecord(shard=shard, counts=dict(sorted(counts.items())))
-        write_record(self._job.root, record)
+        record = record_of(shard, (outcome.reason for outcome in outcomes))
+        write_record(job.root, record)
         return record
 
-    def _answers(self, table: pa.Table, part: Slice) -> Iterator[_Answer]:
-        duplicates = set(part.duplicates)
-        oom_a_slice = len(str(self._job.rows_a_slice - 1)) if self._job.rows_a_slice > 1 else 0
+    def fetch(
+        self, urls: Sequence[tuple[int, str]], expected: Mapping[int, str], spool: BinaryIO
+    ) -> dict[int, RowOutcome]:
+        """What becomes of the rows, their pictures appended to the spool; raises StopError."""
+        self._check_network(url for _, url in urls)
+        tombstones = read_tombstones(self._job.root)
+        outcomes = {}
+        with (
+            closing(self._fetcher.fetch_all(urls)) as answers,
+            closing(self._decoders.decode_all(answers)) as decoded,
+        ):
+            for place, answer in decoded:
+                outcome = (
+                    failed(answer.reason)
+                    if isinstance(answer, Failure)
+                    else self._judge(answer, expected.get(place), tombstones, spool)
+                )
+                outcomes[place] = outcome
+                self._count(outcome)
+        return outcomes
 
-        def answer(place: int) -> _Answer:
-            row: Row = dict.fromkeys(ROW_SCHEMA.names) | table.slice(place, 1).to_pylist()[0]
-            row["key"] = self._compute_key(place, part.index, oom_a_slice, len(part.name))
-            fault = row.pop("fault") or (DUPLICATE if place in duplicates else None)
-            if fault is not None:
-                return _failed(row, FAILED_TO_DOWNLOAD, fault)
-            return self._download(row)
+    def _outcomes(self, table: pa.Table, duplicates: set[int], spool: BinaryIO) -> list[RowOutcome]:
+        tombstones = read_tombstones(self._job.root)
+        uids, urls = table["uid"].to_pylist(), table["url"].to_pylist()
+        reasons = [
+            fault
+            or (DUPLICATE if place in duplicates else None)
+            or tombstones.reason(uid=uids[place], url=urls[place])
+            for place, fault in enumerate(table["fault"].to_pylist())
+        ]
+        outcomes = {place: failed(reason) for place, reason in enumerate(reasons) if reason}
+        wanted = [(place, urls[place]) for place, reason in enumerate(reasons) if not reason]
+        outcomes |= self.fetch(wanted, expected_hashes(table), spool)
+        return [outcomes[place] for place in range(table.num_rows)]
 
-        window = 2 * self._job.thread_count
-        return in_order(self._threads, answer, range(part.num_rows), window)
+    def _judge(
+        self,
+        picture: DecodedPicture,
+        expected: str | None,
+        tombstones: Tombstones,
+        spool: BinaryIO,
+    ) -> RowOutcome:
+        facts = picture.facts
+        taken_down = tombstones.reason(sha256=facts.sha256)
+        if facts.picture_hash is not None:
+            taken_down = taken_down or tombstones.of_picture(bytes.fromhex(facts.picture_hash))
+        if taken_down:
+            return failed(taken_down, sha256=facts.sha256)
+        outcome = self._keep(picture, spool)
+        if expected is not None and self._job.verify_hash is not None:
+            found = facts.hashes[self._job.verify_hash]
+            if found != expected.strip().lower():
+                return replace(failed(HASH_MISMATCH, sha256=facts.sha256), quarantined=outcome)
+        return outcome
 
-    def _download(self, row: Row) -> _Answer:
-        fetched = self._fetcher.fetch(row["url"])
-        if isinstance(fetched, Failure):
-            return _failed(row, FAILED_TO_DOWNLOAD, fetched.reason)
-        with self._decoding:
-            picture = self._resize(fetched.data)
-        row["sha256"] = hashlib.sha256(fetched.data).hexdigest()
-        if isinstance(picture, Rejected):
-            return _failed(row, FAILED_TO_RESIZE, picture.reason)
-        row["status"] = SUCCESS
-        row["width"], row["height"] = picture.width, picture.height
-        row["original_width"] = picture.original_width
-        row["original_height"] = picture.original_height
-        if self._job.extract_exif:
-            row["exif"] = _exif(fetched.data)
-        return _Answer(row, picture.data)
+    def _keep(self, picture: DecodedPicture, spool: BinaryIO) -> RowOutcome:
+        facts = picture.facts
+        if facts.reason is not None:
+            return failed(facts.reason, FAILED_TO_RESIZE, facts.sha256)
+        offset = spool.seek(0, 2)
+        spool.write(picture.data)
+        return RowOutcome(
+            SUCCESS,
+            width=facts.width,
+            height=facts.height,
+            original_width=facts.original_width,
+            original_height=facts.original_height,
+            exif=facts.exif,
+            sha256=facts.sha256,
+            other_hash=facts.hashes.get(self._job.compute_hash),
+            picture_hash=facts.picture_hash,
+            spooled=(offset, len(picture.data)),
+        )
 
-    def _samples(self, rows: list[Row], lengths: list[int], spool: BinaryIO) -> Iterator[Sample]:
-        extension = self._job.pixels.encode_format
-        kept = (row for row in rows if row["status"] == SUCCESS)
-        for row, length in zip(kept, lengths, strict=True):
-            image = spool.read(length)
-            yield Sample(row["key"], row["uid"], row["caption"], image, extension, row)
+    def _check_network(self, urls: Iterable[str]) -> None:
+        if not self._is_network_there:
+            try:
+                preflight(urls, self._job.fetch)
+            except ShortfallError as error:
+                raise StopError(Stopped({}, str(error))) from error
+            self._is_network_there = True
 
-
-def in_order(
-    threads: ThreadPoolExecutor,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    window: int,
-) -> Iterator[Result]:
-    """`map` over threads that runs at most `window` items ahead of what has been taken."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(threads.submit(function, item))
-            if len(waiting) >= window:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _failed(row: Row, status: str, reason: str) -> _Answer:
-    return _Answer(row | {"status": status, "error_message": reason}, None)
-
-
-def _row_schema(table: pa.Table) -> pa.Schema:
-    additional = [field for field in table.schema if field.name not in {*ROW_SCHEMA.names, "fault"}]
-    return pa.schema([*ROW_SCHEMA, *additional])
-
-
-def _exif(data: bytes) -> str | None:
-    """As img2dataset stores it: a JSON object of exifread's names and printable values."""
-    try:
-        tags = exifread.process_file(io.BytesIO(data), details=False)
-        return json.dumps({name: str(value).strip() for name, value in tags.items()})
-    except Exception:
-        # A parser of hostile bytes with no errors of its own: whatever it trips over, the picture
-        # is decoded and whole, and only this column is lost.
-        return None
+    def _count(self, outcome: RowOutcome) -> None:
+        self._reasons[outcome.reason] += 1
+        num = self._reasons.total()
+        if num % NUM_TRIED == 0 and self._reasons[SUCCESS] < self._job.min_success_rate * num:
+            raise StopError(Stopped(dict(self._reasons)))
 
 
-def _stats(rows: list[Row], counts: Counter[str], start_time: float) -> dict[str, Any]:
-    """img2dataset's _stats.json. Its times make it the one file that differs from run to run."""
-    statuses = Counter(row["status"] for row in rows)
-    end_time = time.time()
-    return {
-        "count": len(rows),
-        "successes": statuses[SUCCESS],
-        FAILED_TO_DOWNLOAD: statuses[FAILED_TO_DOWNLOAD],
-        FAILED_TO_RESIZE: statuses[FAILED_TO_RESIZE],
-        "duration": end_time - start_time,
-        "start_time": start_time,
-        "end_time": end_time,
-        "status_dict": dict(counts.most_common()),
-    }
+def expected_hashes(table: pa.Table) -> dict[int, str]:
+    """By the row's place, where the list has one."""
+    if "expected_hash" not in table.column_names:
+        return {}
+    hashes = table["expected_hash"].to_pylist()
+    return {place: value for place, value in enumerate(hashes) if value is not None}
+
+
+def samples(
+    rows: pa.Table, outcomes: Sequence[RowOutcome], spool: BinaryIO, extension: str
+) -> Iterator[Sample]:
+    """Those that were kept, in the rows' order."""
+    places = [place for place, outcome in enumerate(outcomes) if outcome.spooled]
+    for row, place in zip(rows.take(pa.array(places, pa.int64())).to_pylist(), places, strict=True):
+        offset, length = outcomes[place].spooled or (0, 0)
+        spool.seek(offset)
+        yield Sample(row["key"], row["uid"], row["caption"], spool.read(length), extension, row)

@@ -4,6 +4,8 @@
     ROOT/download/duplicates.parquet    row numbers whose (url, caption) came earlier
     ROOT/download/plan.json             digests of the list and the configuration, after these
     ROOT/download/done/00000.json       the record of a finished shard
+    ROOT/download/staged/               shards that are to replace those of a corpus that is whole
+    ROOT/download/manifest.json         these are complete: from here on they take their places
 
 The list is read once, as a stream; memory holds one slice. Duplicates are found by DuckDB over the
 uids, within `DEDUP_MEMORY` and its temporary files. The folder goes when the corpus is complete.
@@ -11,17 +13,28 @@ uids, within `DEDUP_MEMORY` and its temporary files. The folder goes when the co
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
+from infra.progress import track
 from infra.records import read_record
-from pipeline.corpus import SUCCESS, Shard, read_rows, sample_uid, shard_files, shard_url
+from pipeline.corpus import (
+    SUCCESS,
+    Manifest,
+    Shard,
+    manifest_url,
+    read_rows,
+    sample_uid,
+    shard_files,
+    shard_url,
+    write_manifest,
+)
 from pipeline.pairs import PairList
 
 DEDUP_MEMORY = "1GB"
@@ -36,10 +49,12 @@ class Slice:
     num_rows: int
     duplicates: tuple[int, ...]
     """Places in the slice of the rows that the list had before."""
+    num_digits: int
+    """Of the shard's name."""
 
     @property
     def name(self) -> str:
-        return f"{self.index:05d}"
+        return f"{self.index:0{self.num_digits}d}"
 
 
 class Plan(BaseModel):
@@ -50,8 +65,15 @@ class Plan(BaseModel):
     input_digest: str
     config: dict[str, Any]
     config_digest: str
-    num_rows: int
+    num_rows: int = 0
     rows_a_slice: int
+    num_digits: int = 5
+    kind: Literal["new", "overwrite", "retry"] = "new"
+    """What the shards do: stand alone, replace another corpus, or better this one."""
+
+    @property
+    def is_staged(self) -> bool:
+        return self.kind != "new"
 
 
 class ShardRecord(BaseModel):
@@ -76,13 +98,17 @@ def read_plan(root: str) -> Plan | None:
 def write_slices(root: str, pairs: PairList, rows_a_slice: int) -> int:
     """Cut the list and return the number of its rows; nothing counts before `write_plan`."""
     num_rows = 0
-    with tempfile.TemporaryDirectory(prefix="carrara-") as spool:
+    with (
+        tempfile.TemporaryDirectory(prefix="carrara-") as spool,
+        track("cut the list", None, "rows") as bar,
+    ):
         seen = _SeenPairs(Path(spool))
         for index, table in enumerate(_resliced(pairs.tables(), rows_a_slice)):
             table = table.append_column("uid", _uids(table))
             seen.add(table["uid"], num_rows)
-            storage.publish_table(folder_url(root, "slices", f"{index:05d}.parquet"), table)
+            storage.publish_table(_slice_url(root, index), table)
             num_rows += table.num_rows
+            bar.advance(table.num_rows)
         storage.publish_table(folder_url(root, "duplicates.parquet"), seen.duplicates())
     return num_rows
 
@@ -98,12 +124,18 @@ def slices(root: str, plan: Plan) -> list[Slice]:
         stop = min(start + plan.rows_a_slice, plan.num_rows)
         first, last = duplicates.searchsorted([start, stop])
         inside = tuple((duplicates[first:last] - start).tolist())
-        cut.append(Slice(start // plan.rows_a_slice, stop - start, inside))
+        index = start // plan.rows_a_slice
+        cut.append(Slice(index, stop - start, inside, plan.num_digits))
     return cut
 
 
 def read_slice(root: str, part: Slice) -> pa.Table:
-    return storage.read_table(folder_url(root, "slices", f"{part.name}.parquet"))
+    return storage.read_table(_slice_url(root, part.index))
+
+
+def shards_root(root: str, plan: Plan) -> str:
+    """Where the plan's shards are written."""
+    return folder_url(root, "staged") if plan.is_staged else root
 
 
 def write_record(root: str, record: ShardRecord) -> None:
@@ -112,19 +144,21 @@ def write_record(root: str, record: ShardRecord) -> None:
     storage.publish_text(url, record.model_dump_json())
 
 
-def read_records(root: str) -> dict[str, ShardRecord]:
-    """The finished shards by name, those left out whose files are gone or of another size."""
-    records = {}
-    for name in storage.list_names(folder_url(root, "done")):
-        record = read_record(folder_url(root, "done", name), ShardRecord)
-        records[record.shard.name] = record
-    return {
-        shard.name: records[shard.name]
-        for shard in whole_shards(root, [record.shard for record in records.values()])
-    }
+def read_records(root: str, plan: Plan, unchanged: Sequence[Shard] = ()) -> dict[str, ShardRecord]:
+    """The finished shards by name, those left out whose files are gone or of another size.
+
+    `unchanged`: shards of the corpus that is there, whose files are not the plan's.
+    """
+    records = [
+        read_record(folder_url(root, "done", name), ShardRecord)
+        for name in storage.list_names(folder_url(root, "done"))
+    ]
+    made = [record.shard for record in records if record.shard not in unchanged]
+    kept = [*whole_shards(shards_root(root, plan), made), *unchanged]
+    return {record.shard.name: record for record in records if record.shard in kept}
 
 
-def whole_shards(root: str, shards: list[Shard]) -> list[Shard]:
+def whole_shards(root: str, shards: Sequence[Shard]) -> list[Shard]:
     """Those whose files are all there, the tar of the right size."""
     there = set(storage.list_names(storage.join(root, "shards")))
     return [
@@ -138,8 +172,42 @@ def whole_shards(root: str, shards: list[Shard]) -> list[Shard]:
 def recount(root: str, shard: Shard) -> ShardRecord:
     """The record of a shard of a finished corpus, from the shard's own rows."""
     rows = read_rows(root, shard, ["error_message"])["error_message"].to_pylist()
-    counts = Counter(reason or SUCCESS for reason in rows)
-    return ShardRecord(shard=shard, counts=dict(sorted(counts.items())))
+    return record_of(shard, (reason or SUCCESS for reason in rows))
+
+
+def record_of(shard: Shard, reasons: Iterable[str]) -> ShardRecord:
+    return ShardRecord(shard=shard, counts=dict(sorted(Counter(reasons).items())))
+
+
+def stage_manifest(root: str, manifest: Manifest) -> None:
+    """What is staged is complete; `install` may begin, and be begun again."""
+    storage.publish_text(folder_url(root, "manifest.json"), manifest.model_dump_json())
+
+
+def install(root: str, replaced: Sequence[str]) -> Manifest | None:
+    """Put staged shards in their places and remove the `replaced` folders of derived data; None
+    where nothing is complete. A command killed amid this goes on with it."""
+    url = folder_url(root, "manifest.json")
+    if not storage.exists(url):
+        return None
+    manifest = read_record(url, Manifest)
+    storage.remove(manifest_url(root))
+    for folder in replaced:
+        storage.remove(storage.join(root, folder))
+    staged = folder_url(root, "staged")
+    for file in sorted(storage.list_files(staged)):
+        storage.move(storage.join(staged, file), storage.join(root, file))
+    wanted = {file for shard in manifest.shards for file in shard_files(shard.name)}
+    for file in storage.list_names(storage.join(root, "shards")):
+        if file not in wanted:
+            storage.remove(storage.join(root, "shards", file))
+    write_manifest(root, manifest)
+    storage.remove(folder_url(root))
+    return manifest
+
+
+def _slice_url(root: str, index: int) -> str:
+    return folder_url(root, "slices", f"{index:05d}.parquet")
 
 
 def _resliced(tables: Iterator[pa.Table], rows_a_slice: int) -> Iterator[pa.Table]:

@@ -16,6 +16,7 @@ from pipeline.pair_rows import (
     NULL_CAPTION,
     NULL_URL,
     URL_NOT_TEXT,
+    PairColumns,
 )
 from pipeline.pairs import ROWS_A_BATCH, open_pairs
 
@@ -53,7 +54,7 @@ def write_lines(path: Path, rows: list[Row]) -> None:
 
 
 def read(path: Path, additional: list[str] | None = None) -> list[Row]:
-    pairs = open_pairs(str(path), "url", "caption", additional or [])
+    pairs = open_pairs(str(path), PairColumns("url", "caption", tuple(additional or ())))
     return [row for table in pairs.tables() for row in table.to_pylist()]
 
 
@@ -93,7 +94,7 @@ def test_long_lists_come_in_batches(tmp_path: Path) -> None:
     rows = [{"url": f"http://a/{i}.jpg", "caption": str(i)} for i in range(2 * ROWS_A_BATCH + 1)]
     for name, write in {"l.parquet": write_parquet, "l.jsonl": write_lines}.items():
         write(tmp_path / name, rows)
-        tables = list(open_pairs(str(tmp_path / name), "url", "caption", []).tables())
+        tables = list(open_pairs(str(tmp_path / name), PairColumns("url", "caption")).tables())
         assert len(tables) == 3
         assert pa.concat_tables(tables)["url"].to_pylist() == [row["url"] for row in rows]
 
@@ -172,7 +173,7 @@ def test_csv_captions_stay_text(tmp_path: Path) -> None:
 def test_the_digest_is_of_the_bytes_not_the_place(tmp_path: Path) -> None:
     def digest(name: str, rows: list[Row]) -> str:
         write_lines(tmp_path / name, rows)
-        return open_pairs(str(tmp_path / name), "url", "caption", []).digest()
+        return open_pairs(str(tmp_path / name), PairColumns("url", "caption")).digest()
 
     assert digest("one.jsonl", ROWS) == digest("two.jsonl", ROWS)
     assert digest("one.jsonl", ROWS) != digest("two.jsonl", ROWS[:2])
