@@ -1,4 +1,4 @@
-"""A look at a corpus that costs the same at any size: rows and pictures of a few even shards.
+"""A look at a corpus that costs the same at any size: rows of a few even shards, some pictures.
 
 Reads   ROOT/shards/, ROOT/columns/, ROOT/selections/<name>.parquet
 """
@@ -6,8 +6,10 @@ Reads   ROOT/shards/, ROOT/columns/, ROOT/selections/<name>.parquet
 import base64
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +19,13 @@ from PIL import Image
 from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline import charts
-from pipeline.corpus import SUCCESS, Manifest, Shard, iter_samples, read_rows
+from pipeline.corpus import PLACE_SCHEMA, SUCCESS, Manifest, Shard, read_image, read_rows
 from pipeline.policy import Policy, Rule
 
 MAX_ROWS = 1_000_000
 """Rows that histograms are drawn from."""
-MAX_PICTURE_BYTES = 256 << 20
-"""Of tars that example pictures are looked for in."""
+NUM_THREADS = 8
+"""Pictures read at once: on an object store each is a request of its own."""
 THUMBNAIL_SIZE = 128
 """Pixels of the longer side, for screens that show it at 96."""
 
@@ -53,7 +55,8 @@ def sample_rows(
     root: str, manifest: Manifest, signals: Sequence[str], selection: pa.Table | None
 ) -> pa.Table:
     """Samples with the values of all signals and, given a selection, `keep` and `reason`."""
-    shards = _spread(manifest.shards, MAX_ROWS, lambda shard: shard.num_samples)
+    step = max(1, -(-manifest.num_samples // MAX_ROWS))
+    shards = manifest.shards[::step]
     table = pa.concat_tables([_shard_rows(root, shard, signals) for shard in shards])
     return _with_verdicts(table, selection).sort_by("key")
 
@@ -62,16 +65,11 @@ def examples(
     root: str, manifest: Manifest, rows: pa.Table, policy: Policy | None
 ) -> tuple[list[Picture], list[Dropped]]:
     """Some of what is kept, and for each rule the clearest of what it drops."""
-    shards = _spread(manifest.shards, MAX_PICTURE_BYTES, lambda shard: shard.num_bytes)
-    names = pa.array([shard.name for shard in shards])
-    at_hand = pc.is_in(pc.utf8_slice_codeunits(rows["key"], 0, len(shards[0].name)), names)
-    rows = rows.filter(at_hand) if shards else rows
     kept = rows if policy is None else rows.filter(pc.is_null(rows["reason"]))
     chosen = kept.sort_by("uid").slice(0, NUM_KEPT)  # uids are hashes: a fair draw
     rules = list(policy.rules) if policy else []
     worst = [_clearest(rows, policy, i) for i in range(len(rules))] if policy else []
-    keys = {key for table in (chosen, *worst) for key in table["key"].to_pylist()}
-    sources = _thumbnails(root, shards, keys)
+    sources = _thumbnails(root, manifest, [chosen, *worst])
     dropped = [
         Dropped(rule.name, table.num_rows, _pictures(table, sources, columns_of(rule, rows)))
         for rule, table in zip(rules, worst, strict=True)
@@ -89,16 +87,17 @@ def look_up(
 ) -> list[Picture]:
     """These samples, in the order asked for, and what became of each."""
     wanted = pa.array(uids, pa.string())
-    shards, tables = [], []
+    tables = []
     for shard in manifest.shards:
         if pc.any(pc.is_in(read_rows(root, shard, ["uid"])["uid"], wanted)).as_py():
-            shards.append(shard)
-            tables.append(_with_verdicts(_shard_rows(root, shard, signals), selection))
+            found = _shard_rows(root, shard, signals)
+            found = found.filter(pc.is_in(found["uid"], wanted))
+            tables.append(_with_verdicts(found, selection))
     rows = {row["uid"]: row for table in tables for row in table.to_pylist()}
     if missing := [uid for uid in uids if uid not in rows]:
         raise InputError(f"{root}: no sample has the uid {missing[0]}; `show` takes samples' uids")
     chosen = [rows[uid] for uid in uids]
-    sources = _thumbnails(root, shards, {row["key"] for row in chosen})
+    sources = _thumbnails(root, manifest, tables)
     return [
         Picture(row["caption"], sources[row["key"]], row.get("reason") or "kept")
         for row in chosen
@@ -106,12 +105,28 @@ def look_up(
     ]
 
 
+def pictures_of(root: str, manifest: Manifest, uids: Sequence[str]) -> dict[str, Picture]:
+    """Pictures by uid, of these samples."""
+    wanted, tables = pa.array(uids, pa.string()), []
+    for shard in manifest.shards if uids else []:
+        rows = _shard_rows(root, shard, [])
+        tables.append(rows.filter(pc.is_in(rows["uid"], wanted)))
+    sources = _thumbnails(root, manifest, tables)
+    rows = [row for table in tables for row in table.to_pylist()]
+    return {
+        row["uid"]: Picture(row["caption"], sources[row["key"]])
+        for row in rows
+        if row["key"] in sources
+    }
+
+
 def score_columns(rows: pa.Table) -> list[str]:
     """The columns that have numbers in them."""
     return [
         field.name
         for field in rows.schema
-        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        if (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
+        and field.name not in PLACE_SCHEMA.names
     ]
 
 
@@ -161,15 +176,19 @@ def _pictures(rows: pa.Table, sources: dict[str, str], columns: Sequence[str]) -
     return pictures
 
 
-def _thumbnails(root: str, shards: Sequence[Shard], keys: set[str]) -> dict[str, str]:
-    """data: URLs of the pictures under these keys, those that can be decoded."""
-    found = {}
-    for shard in shards:
-        if any(key.startswith(shard.name) for key in keys):
-            for sample in iter_samples(root, shard):
-                if sample.key in keys and (url := _thumbnail(sample.image)):
-                    found[sample.key] = url
-    return found
+def _thumbnails(root: str, manifest: Manifest, tables: Sequence[pa.Table]) -> dict[str, str]:
+    """data: URLs by key of the pictures in these rows, those that can be decoded."""
+    columns = ["key", "shard", *PLACE_SCHEMA.names]
+    wanted = {row["key"]: row for table in tables for row in table.select(columns).to_pylist()}
+    shards = {shard.name: shard for shard in manifest.shards}
+
+    def look_at(row: dict[str, Any]) -> str | None:
+        place = (row[name] for name in PLACE_SCHEMA.names)
+        return _thumbnail(read_image(root, shards[row["shard"]], *place))
+
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        thumbnails = threads.map(look_at, wanted.values())
+        return {key: url for key, url in zip(wanted, thumbnails, strict=True) if url}
 
 
 def data_url(data: bytes, kind: str) -> str:
@@ -177,8 +196,9 @@ def data_url(data: bytes, kind: str) -> str:
 
 
 def _shard_rows(root: str, shard: Shard, signals: Sequence[str]) -> pa.Table:
-    rows = read_rows(root, shard, ["key", "uid", "caption", "status"])
+    rows = read_rows(root, shard, ["key", "uid", "caption", "status", *PLACE_SCHEMA.names])
     rows = rows.filter(pc.equal(rows["status"], SUCCESS)).drop_columns(["status"])
+    rows = rows.append_column("shard", pa.repeat(pa.scalar(shard.name), rows.num_rows))
     for signal in signals:
         url = storage.join(root, "columns", signal, f"{shard.name}.parquet")
         if not storage.exists(url):
@@ -191,13 +211,6 @@ def _shard_rows(root: str, shard: Shard, signals: Sequence[str]) -> pa.Table:
 
 def _with_verdicts(rows: pa.Table, selection: pa.Table | None) -> pa.Table:
     return rows if selection is None else rows.join(selection, "uid", join_type="left outer")
-
-
-def _spread(shards: Sequence[Shard], budget: int, size: Callable[[Shard], int]) -> list[Shard]:
-    """Evenly spaced shards that fit the budget together; one at least."""
-    total = sum(map(size, shards))
-    step = max(1, -(-total // budget))
-    return list(shards[::step])
 
 
 def _thumbnail(image: bytes) -> str | None:

@@ -4,7 +4,8 @@
 
 Reads   ROOT/manifest.json, ROOT/runs/, ROOT/columns/, ROOT/selections/; OUT/manifest.json and
         OUT/runs/; RUN/metrics.jsonl, RUN/samples/*.png, RUN/runs/; the pictures given by path
-Writes  report.html: no script, no request, every picture within it
+Writes  ROOT/report.html: no script, no request, every picture within it
+        ROOT/README.md    the data card, in the form that dataset hubs read (see card.py)
 
 A section whose input isn't there is left out. Large corpora are looked at through evenly spaced
 shards, and the page says so.
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from cyclopts import Parameter
 from PIL import Image, UnidentifiedImageError
+from pydantic import Field
 
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
@@ -29,11 +31,16 @@ from infra.progress import track
 from infra.records import read_mapping
 from infra.summary import Stopwatch, Summary
 from pipeline import charts, gallery
+from pipeline.card import card_text, check_own
+from pipeline.census import Census, take_census
 from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, selection_url
 from pipeline.policy import Policy
 
 MANY = Parameter(consume_multiple=True)
 """On the command line: --query cat.png dog.png."""
+
+FETCHED = "pictures with captions"
+"""The funnel's step between fetching and selecting."""
 
 Section = dict[str, Any]
 """What the template draws; empty: leave the section out."""
@@ -44,6 +51,12 @@ class Config(StageConfig):
     """The corpus: a folder or an fsspec URL."""
     output: Annotated[Place | None, EXECUTION_ONLY] = None
     """Where the page goes; none: ROOT/report.html."""
+    card: Annotated[Place | None, EXECUTION_ONLY] = None
+    """Where the data card goes; none: ROOT/README.md."""
+    licence: str | None = None
+    """Of the dataset as a whole, as the hub spells it ("cc-by-4.0"): told on the card."""
+    dollars_per_hour: float | None = Field(default=None, ge=0)
+    """What the machines that did the work cost together, for the price of what was kept."""
     title: str | None = None
     """The page's heading; none: the corpus folder's name."""
     selection: str | None = None
@@ -65,12 +78,16 @@ class Config(StageConfig):
 def run(config: Config) -> Summary:
     with Stopwatch() as watch, track("report", 4, "parts") as bar:
         manifest = read_manifest(config.root)
+        card = config.card or storage.join(config.root, "README.md")
+        check_own(card)
         corpus = _corpus_sections(config, manifest)
         bar.advance(2)
+        stages = _stages(config, manifest)
         page = {
             "title": config.title or _name(config.root),
             "digests": _digests(config, manifest),
-            "stages": _stages(config, manifest),
+            "stages": stages,
+            "goodput": _goodput(config, corpus["funnel"]),
             "sheets_of_queries": [_embedded(url) for url in config.query],
             "training": _training(config.run),
             **corpus,
@@ -79,13 +96,15 @@ def run(config: Config) -> Summary:
         bar.advance(1)
         output = config.output or storage.join(config.root, "report.html")
         storage.publish_text(output, _render(page))
+        facts = {"manifest": manifest, "licence": config.licence}
+        storage.publish_text(card, card_text(page | facts))
         bar.advance(1)
     return Summary(
         stage="report",
         num_in=manifest.num_samples,
         num_out=manifest.num_samples,
         seconds=watch.seconds,
-        outputs={"page": output},
+        outputs={"page": output, "card": card},
         details={"size_bytes": storage.size_bytes(output)},
     )
 
@@ -112,6 +131,7 @@ def _corpus_sections(config: Config, manifest: Manifest) -> Section:
 
     name = _selection_name(config)
     signals = read_signals(config.root, manifest, None)
+    census = take_census(config.root, manifest, signals, name)
     selection = read_selection(config.root, name) if name else None
     record = _read_record(config.root, name)
     policy = Policy.model_validate(record["policy"]) if record else None
@@ -119,6 +139,9 @@ def _corpus_sections(config: Config, manifest: Manifest) -> Section:
     kept, dropped = gallery.examples(config.root, manifest, rows, policy)
     return {
         "policy": policy,
+        "selection": name,
+        "census": census,
+        "groups": _groups(config.root, manifest, census),
         "funnel": _funnel(manifest, policy, record),
         "histograms": list(_histograms(rows, policy)),
         "kept": kept,
@@ -127,6 +150,20 @@ def _corpus_sections(config: Config, manifest: Manifest) -> Section:
         "num_rows_seen": rows.num_rows,
         "num_samples": manifest.num_samples,
     }
+
+
+def _groups(root: str, manifest: Manifest, census: Census) -> list[Section]:
+    """Copies with their pictures, the one that stays first."""
+    uids = [uid for group in census.groups for uid in group.uids]
+    pictures = gallery.pictures_of(root, manifest, uids)
+    return [
+        {
+            "num": group.num,
+            "evidence": group.evidence,
+            "pictures": [pictures[uid] for uid in group.uids if uid in pictures],
+        }
+        for group in census.groups
+    ]
 
 
 def _selection_name(config: Config) -> str | None:
@@ -163,7 +200,7 @@ def _funnel(manifest: Manifest, policy: Policy | None, record: Section) -> list[
         if reason != SUCCESS:
             left -= num
             step(reason.replace("_", " "), num, left, kind="fetch")
-    step("pictures with captions", 0, left, kind="milestone")
+    step(FETCHED, 0, left, kind="milestone")
     for rule in policy.rules if policy else ():
         gone = record["counts"].get(rule.name, 0)
         left -= gone
@@ -226,6 +263,29 @@ def _stages(config: Config, manifest: Manifest) -> list[Section]:
         }
     longest = max((line["seconds"] for line in lines.values()), default=0) or 1
     return [line | {"share": 100 * line["seconds"] / longest} for line in lines.values()]
+
+
+def _goodput(config: Config, funnel: list[Section]) -> Section:
+    """What the work came to: samples kept an hour, hours and dollars a million kept."""
+    homes = [home for home in (config.root, config.packed) if home]
+    records = [read_mapping(url) for home in homes for _, url in _records(home)]
+    seconds = sum(record["seconds"] for record in records)
+    fetching = sum(record["seconds"] for record in records if record["stage"] == "download")
+    num_rows, num_kept = funnel[0]["left"], funnel[-1]["left"]
+    if not seconds or not num_kept:
+        return {}
+    num_fetched = next(step["left"] for step in funnel if step["label"] == FETCHED)
+    hours_a_million = seconds / 3600 / num_kept * 1e6
+    price = config.dollars_per_hour
+    return {
+        "seconds": seconds,
+        "rows_per_s": num_rows / fetching if fetching else None,
+        "successes_per_s": num_fetched / fetching if fetching else None,
+        "kept_per_s": num_kept / seconds,
+        "hours_a_million": hours_a_million,
+        "dollars_a_million": None if price is None else price * hours_a_million,
+        "dollars_per_hour": price,
+    }
 
 
 def _records(home: str) -> Iterator[tuple[str, str]]:

@@ -5,14 +5,23 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
+from infra import storage
 from infra.cluster import Workers
 from infra.errors import InputError
 from infra.summary import Summary
-from pipeline import pack, report, score, select
-from pipeline.corpus import read_manifest, read_rows
+from pipeline import charts, pack, report, score, select
+from pipeline.corpus import (
+    ColumnsManifest,
+    read_manifest,
+    read_rows,
+    read_selection,
+    write_columns,
+)
 
 
 @pytest.fixture
@@ -69,7 +78,7 @@ def trained(tmp_path: Path) -> str:
 
 def test_a_bare_corpus_has_no_empty_sections(small_corpus: str) -> None:
     page = run(small_corpus)
-    assert page.headings == ["What was kept, what went, and why", "Samples"]
+    assert page.headings == ["What was kept, what went, and why", "Failures", "Domains", "Samples"]
     assert "Of 26 rows in the list, 24 became samples" in page.text
 
 
@@ -85,6 +94,10 @@ def test_every_section_whose_input_is_there_is_shown(
         "What the model paints",
         "What was kept, what went, and why",
         "The stages",
+        "What it took",
+        "Failures",
+        "Domains",
+        "Languages",
         "Kept",
         "Dropped",
         "The scores and where the rules cut",
@@ -162,6 +175,72 @@ def test_thumbnails_are_small_whatever_the_pictures(curated: str) -> None:
     for source in run(curated).images:
         data = base64.b64decode(source.partition(",")[2])
         assert max(Image.open(io.BytesIO(data)).size) <= 128
+
+
+def test_failures_are_told_by_class_and_host(curated: str) -> None:
+    text = run(curated).text
+    assert "HTTP 404 2 7.7% example.org 2" in text
+    assert re.search(r"example\.org 26 24 \d+", text)
+
+
+def test_the_price_of_what_was_kept_follows_from_the_records(curated: str) -> None:
+    write_summary(curated, "download", seconds=90, name="1")
+    write_summary(curated, "score", seconds=270, name="2")
+    kept = read_selection(curated, "long")["keep"].to_pylist().count(True)
+    goodput = report.run(report.Config(root=curated, dollars_per_hour=2.0))
+    page = Page(Path(goodput.outputs["page"]).read_text())
+    hours = 0.1 / kept * 1e6
+    assert f"hours a million kept {charts.number(hours)}" in page.text
+    assert f"dollars a million kept, at 2 an hour {charts.number(2 * hours)}" in page.text
+
+
+def test_the_largest_groups_of_copies_are_shown(small_corpus: str) -> None:
+    manifest = read_manifest(small_corpus)
+    uids = [
+        row["uid"]
+        for shard in manifest.shards
+        for row in read_rows(small_corpus, shard, ["uid", "status"]).to_pylist()
+        if row["status"] == "success"
+    ]
+    write_duplicates(small_corpus, groups=[uids[3:12], uids[20:22]])
+    page = run(small_corpus)
+    assert "9 samples are copies of 2 others" in page.text
+    assert "9 alike (perceptual)" in page.text
+    assert len(page.images) == 24 + 8 + 2  # the samples, and of each group at most eight
+
+
+def write_duplicates(root: str, groups: list[list[str]]) -> None:
+    """Columns as `carrara dedup` leaves them."""
+    manifest = read_manifest(root)
+    group_of = {uid: group[0] for group in groups for uid in group}
+    files = {}
+    for shard in manifest.shards:
+        rows = read_rows(root, shard, ["uid", "status"])
+        rows = rows.filter(pc.equal(rows["status"], "success"))
+        uids = rows["uid"].to_pylist()
+        table = pa.table(
+            {
+                "uid": uids,
+                "duplicate_group": [group_of.get(uid) for uid in uids],
+                "duplicate_of": [
+                    group_of[uid] if group_of.get(uid, uid) != uid else None for uid in uids
+                ],
+                "duplicate_evidence": ["perceptual" if uid in group_of else None for uid in uids],
+                "in_heldout": pa.nulls(len(uids), pa.bool_()),
+            }
+        )
+        write_columns(root, "duplicates", shard.name, table)
+        files[f"{shard.name}.parquet"] = storage.sha256(
+            f"{root}/columns/duplicates/{shard.name}.parquet"
+        )
+    record = ColumnsManifest(
+        signal="duplicates",
+        identity={},
+        config_digest="0" * 16,
+        corpus_digest=manifest.digest,
+        files=files,
+    )
+    Path(root, "columns", "duplicates", "manifest.json").write_text(record.model_dump_json())
 
 
 def write_summary(root: str, stage: str, seconds: float = 1.0, name: str = "1") -> None:
