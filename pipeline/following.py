@@ -20,17 +20,22 @@ from infra.config import digest_of
 from infra.errors import DamagedError
 from infra.records import read_mapping, read_record
 from infra.stamp import Stamp
-from pipeline.corpus import ColumnsManifest, list_signals, selection_url
+from pipeline.corpus import list_signals, selection_url
 from pipeline.policy import KEPT
+from pipeline.score import digest_and_nulls
 from pipeline.select import ROWS_A_BATCH
 from pipeline.takedown import Followed, Takedown, replaced
+
+DUPLICATES = "duplicates"
+"""The signal in which samples name each other."""
 
 
 def follow_columns(takedown: Takedown, digests: dict[str, str]) -> Followed:
     """`digests`: what other records name and has changed, such as the embeddings' digest."""
     followed = Followed()
-    for signal in list_signals(takedown.root):
-        _follow_signal(takedown, signal, digests, followed)
+    # Those that others stand on come first: `duplicates` names the digests of `clip` and `hashes`.
+    for signal in sorted(list_signals(takedown.root), key=lambda name: (name == DUPLICATES, name)):
+        _follow_signal(takedown, signal, digests | followed.digests, followed)
     return followed
 
 
@@ -51,23 +56,27 @@ def _follow_signal(
 ) -> None:
     folder = f"columns/{signal}"
     names = storage.list_names(takedown.url(folder))
-    manifest_url = takedown.url(f"{folder}/manifest.json")
-    manifest = read_record(manifest_url, ColumnsManifest) if "manifest.json" in names else None
-    files = dict(manifest.files) if manifest else {}
+    has_manifest = "manifest.json" in names
+    record = read_mapping(takedown.url(f"{folder}/manifest.json")) if has_manifest else {}
+    files: dict[str, str] = record.get("files", {})
+    heirs = _heirs(takedown, folder, names) if signal == DUPLICATES else {}
     shards = {shard.name for shard in takedown.before.shards}
     for name in names:
         stem, _, suffix = name.rpartition(".")
-        # A file that isn't a shard's may hold anybody.
-        if suffix != "parquet" or (stem in shards and stem not in takedown.changed):
+        # A file that isn't a shard's may hold anybody; and copies of a picture are anywhere.
+        if suffix != "parquet" or (stem in shards - takedown.changed and not heirs):
             continue
         path = f"{folder}/{name}"
-        if _stage_without(takedown, path, files.get(name)):
-            files[name] = storage.sha256(takedown.staged_url(path))
+        if _stage_without(takedown, path, files.get(name), heirs) and has_manifest:
+            files[name], nulls = digest_and_nulls(takedown.staged_url(path))
+            if "nulls" in record:
+                record["nulls"] |= {name: nulls}
+                record["nulls"] = {one: num for one, num in record["nulls"].items() if num}
     exchanged = {takedown.before.digest: takedown.after.digest, **digests}
     if "stamp.json" in names:
         _stage_stamp(takedown, signal, exchanged)
-    if manifest is not None:
-        _stage_manifest(takedown, manifest.model_copy(update={"files": files}), exchanged, followed)
+    if has_manifest:
+        _stage_manifest(takedown, signal, record, exchanged, followed)
 
 
 def _stage_stamp(takedown: Takedown, signal: str, exchanged: dict[str, str]) -> None:
@@ -79,24 +88,53 @@ def _stage_stamp(takedown: Takedown, signal: str, exchanged: dict[str, str]) -> 
         "config": config,
         "config_digest": _config_digest(signal, stamp.config_digest, stamp.config, config),
     }
-    text = stamp.model_copy(update=changed).model_dump_json(indent=2)
-    takedown.stage(path, text + "\n")
+    takedown.stage(path, stamp.model_copy(update=changed).model_dump_json(indent=2) + "\n")
 
 
 def _stage_manifest(
-    takedown: Takedown, manifest: ColumnsManifest, exchanged: dict[str, str], followed: Followed
+    takedown: Takedown,
+    signal: str,
+    record: dict[str, Any],
+    exchanged: dict[str, str],
+    followed: Followed,
 ) -> None:
-    signal, identity = manifest.signal, replaced(manifest.identity, exchanged)
-    digest = _config_digest(signal, manifest.config_digest, manifest.identity, identity)
-    if digest != manifest.config_digest:
-        followed.digests[manifest.config_digest] = digest
-    changed = manifest.model_dump() | {
+    old, identity = record["config_digest"], replaced(record["identity"], exchanged)
+    digest = _config_digest(signal, old, record["identity"], identity)
+    if digest != old:
+        followed.digests[old] = digest
+    record |= {
         "identity": identity,
         "config_digest": digest,
-        "corpus_digest": replaced(manifest.corpus_digest, exchanged),
+        "corpus_digest": replaced(record["corpus_digest"], exchanged),
     }
-    text = json.dumps(changed, indent=2, sort_keys=True)
-    takedown.stage(f"columns/{signal}/manifest.json", text + "\n")
+    # The order of the keys is that of who wrote it.
+    takedown.stage(f"columns/{signal}/manifest.json", json.dumps(record, indent=2) + "\n")
+
+
+def _heirs(takedown: Takedown, folder: str, names: list[str]) -> dict[str, list[str]]:
+    """By the uid of a picture that stood for its copies and goes, the copies that remain; the first
+    of them will stand for the others."""
+    heirs: dict[str, list[str]] = {}
+    for name in names:
+        if name.endswith(".parquet"):
+            table = storage.read_table(takedown.url(f"{folder}/{name}"), ["uid", "duplicate_of"])
+            stands_for = _is_forgotten(takedown, table["duplicate_of"])
+            remains = pc.invert(_is_forgotten(takedown, table["uid"]))
+            for row in table.filter(pc.and_(stands_for, remains)).to_pylist():
+                heirs.setdefault(row["duplicate_of"], []).append(row["uid"])
+    return heirs
+
+
+def _inherited(table: pa.Table, heirs: dict[str, list[str]]) -> pa.Table:
+    rows = table.to_pylist()
+    for row in rows:
+        first, *others = heirs.get(row["duplicate_group"], [None])
+        if first == row["uid"]:
+            group = first if others else None
+            row |= {"duplicate_group": group, "duplicate_of": None, "duplicate_evidence": None}
+        elif first is not None:
+            row |= {"duplicate_group": first, "duplicate_of": first}
+    return pa.Table.from_pylist(rows, table.schema)
 
 
 def _config_digest(
@@ -119,7 +157,7 @@ def _follow_selection(takedown: Takedown, name: str, digests: dict[str, str]) ->
     path = f"selections/{name}.parquet"
     _check_intact(takedown.url(path), record["sha256"])
     table = storage.read_table(takedown.url(path))
-    kept = table.filter(pc.invert(_is_forgotten(takedown, table)))
+    kept = table.filter(pc.invert(_is_forgotten(takedown, table["uid"])))
     exchanged = {takedown.before.digest: takedown.after.digest, **digests}
     changed = {
         key: replaced(value, exchanged) if key in {"corpus_digest", "signals"} else value
@@ -146,20 +184,23 @@ def _check_intact(url: str, sha256: str | None) -> None:
         )
 
 
-def _is_forgotten(takedown: Takedown, table: pa.Table) -> pa.ChunkedArray:
+def _is_forgotten(takedown: Takedown, uids: pa.ChunkedArray) -> pa.ChunkedArray:
     forgotten = pa.array(sorted(takedown.forgotten), pa.string())
-    return pc.is_in(table["uid"], value_set=forgotten)
+    return pc.is_in(uids, value_set=forgotten)
 
 
-def _stage_without(takedown: Takedown, path: str, sha256: str | None) -> bool:
+def _stage_without(
+    takedown: Takedown, path: str, sha256: str | None, heirs: dict[str, list[str]]
+) -> bool:
     """Stage a table of samples without those that are forgotten, if it holds any."""
     url = takedown.url(path)
     _check_intact(url, sha256)
     table = storage.read_table(url)
     if "uid" not in table.column_names:
         return False
-    kept = table.filter(pc.invert(_is_forgotten(takedown, table)))
-    if kept.num_rows == table.num_rows:
+    kept = table.filter(pc.invert(_is_forgotten(takedown, table["uid"])))
+    kept = _inherited(kept, heirs) if heirs else kept
+    if kept.equals(table):
         return False
     storage.publish_table(takedown.staged_url(path), kept)
     return True

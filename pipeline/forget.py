@@ -47,7 +47,15 @@ from pipeline.receipts import (
     unchanged_digest,
     write_files_table,
 )
-from pipeline.shard_forget import ContentFinder, Found, ShardForgetter, Swept, has_hashes
+from pipeline.shard_forget import (
+    QUARANTINE,
+    ContentFinder,
+    Found,
+    ShardForgetter,
+    Swept,
+    has_hashes,
+    quarantine_shards,
+)
 from pipeline.takedown import Followed, Takedown
 from pipeline.tombstones import (
     TAKEN_DOWN,
@@ -82,7 +90,9 @@ class Plan(BaseModel):
 
     time: str
     receipt: str
-    asked: list[Asked]
+    tombstones_before: str
+    """Digest of those that there were."""
+    asked: list[Asked] = []
     corpus_digest: str = ""
     tombstones_digest: str = ""
     """The two that the rest holds for."""
@@ -191,7 +201,7 @@ def _new_plan(root: str, asked: Asked, there: Tombstones) -> Plan:
     }
     now = datetime.datetime.now(datetime.UTC)
     time, receipt = max(begun, default=(now.isoformat(), now.strftime("%Y%m%dT%H%M%S.%f")))
-    return Plan(time=time, receipt=receipt, asked=[])
+    return Plan(time=time, receipt=receipt, tombstones_before=there.digest)
 
 
 def _forget(config: Config, root: str, plan: Plan) -> Receipt:
@@ -217,11 +227,11 @@ def _look_into(config: Config, journal: Journal, manifest: Manifest, plan: Plan)
     blocklists = tuple(dict.fromkeys(name for one in plan.asked for name in one.blocklists))
     found: dict[str, str] = {}
     if blocklists or tombstones.has_pictures or tombstones.values("sha256"):
-        make = partial(
-            ContentFinder, journal.root, tombstones, blocklists, has_hashes(journal.root, manifest)
-        )
-        for by_uid in _on_all(config, journal.root, make, manifest.shards, "forget: look").values():
-            found |= by_uid
+        for root, shards in _places(journal.root, manifest).items():
+            hashed = root == journal.root and has_hashes(root, manifest)
+            make = partial(ContentFinder, root, tombstones, blocklists, hashed)
+            for by_uid in _on_all(config, root, make, shards, "forget: look").values():
+                found |= by_uid
     stones = [Tombstone("uid", uid, None, plan.time, plan.receipt) for uid in found]
     changed = {
         "corpus_digest": manifest.digest,
@@ -233,18 +243,29 @@ def _look_into(config: Config, journal: Journal, manifest: Manifest, plan: Plan)
     return plan
 
 
+def _places(root: str, manifest: Manifest) -> dict[str, list[Shard]]:
+    """Where there are pictures, and in which shards."""
+    return {root: manifest.shards, storage.join(root, QUARANTINE): quarantine_shards(root)}
+
+
 def _sweep(config: Config, journal: Journal, manifest: Manifest) -> dict[str, Swept]:
-    """New shards, by name, of those that hold what falls under the tombstones."""
+    """New shards, by path within ROOT, of those that hold what falls under the tombstones."""
     tombstones = read_tombstones(journal.root)
-    records = journal.url("swept")
-    done = {
-        name.removesuffix(".json"): read_record(storage.join(records, name), Swept)
-        for name in storage.list_names(records)
-    }
-    forgetter = ShardForgetter(journal.root, journal.staged, records, tombstones)
-    left = [shard for shard in manifest.shards if shard.name not in done]
-    found = _on_all(config, journal.root, lambda: forgetter, left, "forget: rewrite")
-    return done | {name: swept for name, swept in found.items() if swept is not None}
+    swept: dict[str, Swept] = {}
+    for root, shards in _places(journal.root, manifest).items():
+        place = root[len(journal.root) :].strip("/")
+        records = journal.url("swept", place or "corpus")
+        done = {
+            name.removesuffix(".json"): read_record(storage.join(records, name), Swept)
+            for name in storage.list_names(records)
+        }
+        staged = storage.join(journal.staged, place)
+        make = partial(ShardForgetter, root, staged, records, tombstones)
+        left = [shard for shard in shards if shard.name not in done]
+        new = _on_all(config, root, make, left, "forget: rewrite")
+        done |= {name: one for name, one in new.items() if one is not None}
+        swept |= {storage.join(place, name).lstrip("/"): one for name, one in done.items()}
+    return swept
 
 
 def _on_all(
@@ -289,7 +310,7 @@ def _commit(journal: Journal, before: Manifest, plan: Plan, swept: dict[str, Swe
         tombstones = Tombstones([*tombstones.stones, *stones])
         write_tombstones(tombstones_url(journal.staged), tombstones)
         takedown = Takedown(root, journal.staged, before, after, tombstones.values("uid"))
-        followed = _follow(takedown)
+        followed = _follow(takedown, {plan.tombstones_before: tombstones.digest})
         rows = [
             {"shard": name, **row.model_dump(), "found_by": _found_by(plan, row)}
             for name, rows in found.items()
@@ -318,10 +339,10 @@ def _found_by(plan: Plan, row: Found) -> str:
     return plan.found_by.get(row.uid or "", row.found_by)
 
 
-def _follow(takedown: Takedown) -> Followed:
-    followed = Followed()
+def _follow(takedown: Takedown, digests: dict[str, str]) -> Followed:
+    followed = Followed(digests=digests)
     if any(storage.list_names(takedown.url(name)) for name in ("embeddings", "index")):
-        followed = importlib.import_module(RETRIEVAL).follow(takedown)
+        followed.add(importlib.import_module(RETRIEVAL).follow(takedown))
     followed.add(follow_columns(takedown, followed.digests))
     followed.add(follow_selections(takedown, followed.digests))
     followed.removed += [page for page in PAGES if storage.exists(takedown.url(page))]
@@ -330,7 +351,8 @@ def _follow(takedown: Takedown) -> Followed:
 
 def _manifest(before: Manifest, swept: dict[str, Swept]) -> Manifest:
     counts = Counter(before.counts)
-    for row in (row for one in swept.values() for row in one.found):
+    names = [shard.name for shard in before.shards if shard.name in swept]
+    for row in (row for name in names for row in swept[name].found):
         reason = row.error_message or row.status
         counts[reason if reason in counts else row.status] -= 1
         counts[TAKEN_DOWN] += 1

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
-from infra.records import read_record
+from infra.records import read_mapping, read_record
 from pipeline.asked import decode_pixels
 from pipeline.blocklists import load_blocklist, match_of
 from pipeline.corpus import (
@@ -30,10 +30,14 @@ from pipeline.corpus import (
     write_shard,
 )
 from pipeline.picture_hash import from_hex, picture_hash
-from pipeline.tombstones import Tombstones, is_redacted, redacted
+from pipeline.tombstones import Tombstones, is_redacted, redact
 
 HASHES = "hashes"
 """The signal whose columns hold the pictures' perceptual hashes."""
+
+
+QUARANTINE = "quarantine"
+"""Where within ROOT `download` keeps pictures that are not what their list says."""
 
 
 class Found(BaseModel):
@@ -131,27 +135,49 @@ class ShardForgetter:
 
     def _rewrite(self, shard: Shard, found: list[Found]) -> Shard:
         keys = {row.key for row in found}
-        table = read_rows(self.root, shard)
-        rows = [redacted(row) if row["key"] in keys else row for row in table.to_pylist()]
+        rows = read_rows(self.root, shard)
+        rows = redact(rows, pc.is_in(rows["key"], value_set=pa.array(sorted(keys), pa.string())))
         stats = _stats(self.root, shard, rows)
-        new_table = pa.Table.from_pylist(rows, table.schema)
         if all(row.status != SUCCESS for row in found):  # its tar holds none of them
-            return self._publish_rows(shard, new_table, stats)
+            return self._publish_rows(shard, rows, stats)
 
         def samples() -> Iterator[Sample]:
             return (s for s in iter_samples(self.root, shard) if s.key not in keys)
 
-        return write_shard(self.staged, shard.name, samples(), new_table, stats)
+        return write_shard(self.staged, shard.name, samples(), rows, stats)
 
-    def _publish_rows(self, shard: Shard, table: pa.Table, stats: dict[str, Any]) -> Shard:
+    def _publish_rows(self, shard: Shard, rows: pa.Table, stats: dict[str, Any]) -> Shard:
         url = shard_url(self.staged, shard.name, ".parquet")
-        storage.publish_table(url, table)
+        storage.publish_table(url, rows)
         text = json.dumps(stats, indent=4, sort_keys=True)
         storage.publish_text(shard_url(self.staged, shard.name, "_stats.json"), text)
         return shard.model_copy(update={"rows_sha256": storage.sha256(url)})
 
 
 FINDING = ["key", "uid", "url", "caption", "sha256", "status", "error_message"]
+
+
+def quarantine_shards(root: str) -> list[Shard]:
+    """What `download` set apart, which no manifest lists: as it is found."""
+    place = storage.join(root, QUARANTINE)
+    names = [
+        name.removesuffix(".parquet")
+        for name in storage.list_names(storage.join(place, "shards"))
+        if name.endswith(".parquet")
+    ]
+    return [_shard_found(place, name) for name in names]
+
+
+def _shard_found(root: str, name: str) -> Shard:
+    tar, parquet = shard_url(root, name), shard_url(root, name, ".parquet")
+    statuses = storage.read_table(parquet, ["image_size"])["image_size"]
+    return Shard(
+        name=name,
+        num_samples=len(statuses) - statuses.null_count,
+        num_bytes=storage.size_bytes(tar),
+        sha256=storage.sha256(tar),
+        rows_sha256=storage.sha256(parquet),
+    )
 
 
 def has_hashes(root: str, manifest: Manifest) -> bool:
@@ -168,14 +194,12 @@ def bits_of_file(data: bytes) -> bytes | None:
     return None if pixels is None else picture_hash(pixels).bits
 
 
-def _stats(root: str, shard: Shard, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _stats(root: str, shard: Shard, rows: pa.Table) -> dict[str, Any]:
     """img2dataset's figures of the shard as it is now; its times stay."""
-    stats: dict[str, Any] = json.loads(
-        storage.read_text(shard_url(root, shard.name, "_stats.json"))
-    )
-    statuses = Counter(row["status"] for row in rows)
+    stats: dict[str, Any] = read_mapping(shard_url(root, shard.name, "_stats.json"))
+    statuses = Counter(rows["status"].to_pylist())
     figures = {"successes": statuses[SUCCESS]} | {
         name: statuses[name] for name in ("failed_to_download", "failed_to_resize")
     }
-    reasons = Counter(row["error_message"] or SUCCESS for row in rows)
+    reasons = Counter(reason or SUCCESS for reason in rows["error_message"].to_pylist())
     return stats | figures | {"status_dict": dict(reasons.most_common())}

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra import storage
 from infra.config import digest_of
@@ -125,12 +126,15 @@ class Tombstones:
         )
 
 
-def redacted(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of what was taken down: its place, its uid and why there is no more."""
-    kept = {name: row[name] for name in ("key", "uid")}
-    return {**dict.fromkeys(row), **kept, "status": "failed_to_download"} | {
-        "error_message": TAKEN_DOWN
-    }
+def redact(rows: pa.Table, refused: pa.Array) -> pa.Table:
+    """A shard's rows, with nothing left of the refused ones but their place and uid, and that they
+    were taken down."""
+    told = {"status": "failed_to_download", "error_message": TAKEN_DOWN}
+    for i, field in enumerate(rows.schema):
+        if field.name not in {"key", "uid"}:
+            value = pa.scalar(told.get(field.name), field.type)
+            rows = rows.set_column(i, field, pc.if_else(refused, value, rows[field.name]))
+    return rows
 
 
 def is_redacted(row: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@
 
 Reads   ROOT/manifest.json and every shard's tar and parquet; the files that the manifests under
         ROOT/columns, ROOT/embeddings and ROOT/index give a sha256 for; ROOT/selections
+        where something was taken down, all of these once more, for any trace of it
 Writes  nothing
 """
 
@@ -13,18 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ShortfallError
 from infra.progress import track
-from infra.records import read_record
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, read_manifest
+from pipeline.inventory import inventory
+from pipeline.journal import Journal
+from pipeline.tombstones import read_tombstones
 
-DERIVED = {"columns": "manifest.json", "embeddings": "manifest.json", "index": "index.json"}
-"""Folders of folders, each of which names its files and their sha256 in this file."""
+NUM_NAMED = 20
+"""Files that a message spells out."""
 
 State = Literal["intact", "damaged", "missing"]
 
@@ -45,58 +48,58 @@ class Expected:
     sha256: str
 
 
-class _Files(BaseModel):
-    """What the records of DERIVED have in common."""
-
-    files: dict[str, str]
-
-
-class _Digest(BaseModel):
-    """What `verify` needs of a selection's record."""
-
-    sha256: str
-
-
 def run(config: Config) -> Summary:
-    """Raises ShortfallError naming every file that is damaged or missing."""
+    """Raises ShortfallError naming every file that is damaged or missing, or that still holds
+    something of what was taken down."""
     with Stopwatch() as watch:
+        _check_no_takedown_is_open(config.root)
         manifest = read_manifest(config.root)
-        files = list(_files(config.root, manifest))
+        files = [Expected(*file) for file in inventory(config.root, manifest).items()]
         states = dict(zip(files, _check_all(config, files), strict=True))
-    bad = [f"{file.name} ({state})" for file, state in states.items() if state != "intact"]
-    if bad:
-        raise ShortfallError(
-            f"verify {config.root}: {len(bad)} of {len(files)} files are not what their manifests "
-            f"say: {', '.join(bad)}; restore them from a copy, or remove them and run the command "
-            "that made them again"
-        )
+        bad = [f"{file.name} ({state})" for file, state in states.items() if state != "intact"]
+        if bad:
+            raise ShortfallError(
+                f"verify {config.root}: {len(bad)} of {len(files)} files are not what their "
+                f"manifests say: {', '.join(bad)}; restore them from a copy, or remove them and "
+                "run the command that made them again"
+            )
+        num_tombstones = _check_taken_down(config.root, manifest)
     return Summary(
         stage="verify",
         num_in=len(files),
         num_out=len(files),
         unit="files",
-        counts=dict(Counter(f"{file.name.split('/')[0]} intact" for file in files)),
+        counts=dict(Counter(f"{file.name.split('/')[0]} intact" for file in files))
+        | ({"tombstones kept": num_tombstones} if num_tombstones else {}),
         seconds=watch.seconds,
         details={"corpus digest": manifest.digest, "samples": manifest.num_samples},
     )
 
 
-def _files(root: str, manifest: Manifest) -> Iterator[Expected]:
-    for shard in manifest.shards:
-        yield Expected(f"shards/{shard.name}.tar", shard.sha256)
-        yield Expected(f"shards/{shard.name}.parquet", shard.rows_sha256)
-    for folder, record_name in DERIVED.items():
-        for name in storage.list_names(storage.join(root, folder)):
-            url = storage.join(root, folder, name, record_name)
-            # No record: its command has not come to an end yet and will check for itself.
-            if storage.exists(url):
-                files = read_record(url, _Files).files
-                for path, sha256 in files.items():
-                    yield Expected(f"{folder}/{name}/{path}", sha256)
-    for name in storage.list_names(storage.join(root, "selections")):
-        if name.endswith(".toml"):
-            record = read_record(storage.join(root, "selections", name), _Digest)
-            yield Expected(f"selections/{name.removesuffix('.toml')}.parquet", record.sha256)
+def _check_no_takedown_is_open(root: str) -> None:
+    if storage.exists(Journal(root).url("plan.json")):
+        raise ShortfallError(
+            f"verify {root}: a takedown was begun and has not come to its end; finish it with "
+            f"`carrara forget {root}`"
+        )
+
+
+def _check_taken_down(root: str, manifest: Manifest) -> int:
+    """How many tombstones there are, all of them kept."""
+    tombstones = read_tombstones(root)
+    if not len(tombstones):
+        return 0
+    from pipeline.traces import traces
+
+    found = traces(root, manifest, tombstones)
+    if found:
+        named = [f"{path} ({num})" for path, num in list(found.items())[:NUM_NAMED]]
+        more = f" and {len(found) - NUM_NAMED} more" if len(found) > NUM_NAMED else ""
+        raise ShortfallError(
+            f"verify {root}: {len(found)} files hold what was taken down: {', '.join(named)}{more};"
+            f" run `carrara forget {root}`"
+        )
+    return len(tombstones)
 
 
 def _check_all(config: Config, files: list[Expected]) -> Iterator[State]:
