@@ -88,6 +88,7 @@ SIGNALS = {
     "text_overlay": "pipeline.signals.text_overlay:TextOverlaySignal",
     "clip": "retrieval.neighbours:ClipSignal",
     "neighbours": "retrieval.neighbours:NeighboursSignal",
+    "masked_clip": "retrieval.masked:MaskedClipSignal",
     "clip_safety": "retrieval.heads:ClipSafetySignal",
     "aesthetic": "retrieval.heads:AestheticSignal",
 }

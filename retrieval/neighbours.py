@@ -62,9 +62,17 @@ class EmbeddedCorpus:
         """[n, d] float32, unit up to float16."""
         return read_array(self._folder, self._parts[shard.name], modality).astype(np.float32)
 
+    def uids(self, shard: Shard) -> list[str]:
+        """Whose rows they are, in their order."""
+        found: list[str] = self._uids(shard).to_pylist()
+        return found
+
+    def _uids(self, shard: Shard) -> pa.ChunkedArray:
+        return read_metadata(self._folder, self._parts[shard.name], ["uid"])["uid"]
+
     def columns(self, shard: Shard, values: dict[str, pa.Array]) -> pa.Table:
         """One row a sample of the shard, null where there is no embedding to score."""
-        embedded = read_metadata(self._folder, self._parts[shard.name], ["uid"])["uid"]
+        embedded = self._uids(shard)
         rows = read_rows(self.root, shard, ["uid", "status"])
         uids = rows.filter(pc.equal(rows["status"], SUCCESS))["uid"]
         places = pc.index_in(uids, value_set=embedded.combine_chunks())

@@ -4,9 +4,9 @@ Reads the shards' tars. RapidOCR's PP-OCR models, which ship in its package, fin
 
 Nearly 40% of LAION's pictures hold text that overlaps with their caption; what a model learns from
 such pairs is to read (Maini et al., "T-MARS", ICLR 2024). T-MARS itself masks the text and asks
-CLIP whether the rest of the picture still fits: `text_boxes` says where to mask, so that this needs
-no second reading. The overlap here is that of Lin et al., "Parrot Captions Teach CLIP to Spot Text"
-(ECCV 2024): the share of the caption's words that stand in the picture.
+CLIP whether the rest of the picture still fits: `masked_clip` (retrieval/masked.py) does, by the
+`text_boxes` found here. The overlap is that of Lin et al., "Parrot Captions Teach CLIP to Spot
+Text" (ECCV 2024): the share of the caption's words that stand in the picture.
 """
 
 import json
@@ -33,9 +33,6 @@ MAX_SIDE = 640
 times the speed of RapidOCR's own setting, which enlarges the short side to 736."""
 
 BATCH_SIZE = 16
-
-UNIT = 1000
-"""Boxes are stored in thousandths of the picture's width and height."""
 
 MIN_PART_LENGTH = 4
 """Letters from which a word counts as found within others: readers drop spaces ("SUMMERSALE")."""
@@ -132,8 +129,11 @@ def share_of_area(boxes: np.ndarray, width: int, height: int) -> float:
 
 
 def as_json(boxes: np.ndarray, width: int, height: int) -> str:
-    """A list of boxes, each four corners [x, y] in `UNIT`s: a string, which any tool can join."""
-    corners = np.round(boxes * UNIT / np.array([width, height])).astype(int).clip(0, UNIT)
+    """A list of boxes, each four corners [x, y] as shares of width and height, to a thousandth.
+
+    A string, since few tools join tables with nested columns.
+    """
+    corners = np.round(boxes / np.array([width, height]), 3).clip(0, 1)
     return json.dumps(corners.tolist(), separators=(",", ":"))
 
 

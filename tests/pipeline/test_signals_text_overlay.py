@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.signals.text_overlay import (
-    UNIT,
     TextOverlaySignal,
     as_json,
     overlap,
@@ -73,7 +72,7 @@ def test_a_picture_without_text_has_none(signal: TextOverlaySignal) -> None:
 
 def test_boxes_lie_where_the_text_is(signal: TextOverlaySignal) -> None:
     (corners,) = json.loads(signal.read(poster("SUMMER SALE"), "")["text_boxes"])
-    xs, ys = np.array(corners).T / UNIT * np.array([[256], [192]])
+    xs, ys = np.array(corners).T * np.array([[256], [192]])
     assert 0 <= xs.min() < 20
     assert 100 < xs.max() < 190
     assert 30 < ys.min() < 50
@@ -90,7 +89,7 @@ def test_larger_text_covers_more_and_overlapping_boxes_count_once() -> None:
 
 def test_boxes_beyond_the_picture_end_at_its_edge() -> None:
     box = np.array([[[-3.0, 5], [120, 5], [120, 60], [-3, 60]]])
-    assert as_json(box, 100, 50) == "[[[0,100],[1000,100],[1000,1000],[0,1000]]]"
+    assert as_json(box, 100, 50) == "[[[0.0,0.1],[1.0,0.1],[1.0,1.0],[0.0,1.0]]]"
 
 
 @pytest.mark.parametrize(
