@@ -39,6 +39,8 @@ _HARMLESS = re.compile(
 
 _START_OF_SCAN = b"\xff\xda"
 _APP1, _APP2, _APP14, _SOS = 0xE1, 0xE2, 0xEE, 0xDA
+_SEQUENTIAL = (0xC0, 0xC1)
+"""Frames whose first scan is their last if it has all their components."""
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 """Markers without a length after them."""
 _EXIF, _ICC, _ADOBE = b"Exif\0\0", b"ICC_PROFILE\0", b"Adobe"
@@ -55,6 +57,8 @@ class Segments:
     exif: bytes
     profile: bytes | None
     has_adobe_marker: bool
+    has_many_scans: bool
+    """Or may have: only then must the rest of the file be searched for them."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,10 @@ def decode_jpeg(data: bytes, wanted: Size | None) -> Jpeg:
     if header is None:
         raise UnsupportedJpegError
     width, height = header.width, header.height
-    if width * height * data.count(_START_OF_SCAN) > MAX_SCANNED_PIXELS:
-        raise UnusableError("undecodable")
     segments = read_segments(data)
+    num_scans = data.count(_START_OF_SCAN) if segments.has_many_scans else 1
+    if width * height * num_scans > MAX_SCANNED_PIXELS:
+        raise UnusableError("undecodable")
     reduction = reduction_for((width, height), wanted) if wanted else 1
     is_grey = header.space == "Gray"
     is_cmyk = header.space in ("CMYK", "YCCK")
@@ -122,12 +127,13 @@ def _is_harmless(warning: str) -> bool:
 
 def read_segments(data: bytes) -> Segments:
     """Segments' lengths are believed only as far as the file goes."""
-    exif, has_adobe_marker = b"", False
+    exif, has_adobe_marker, num_in_frame, num_in_scan = b"", False, 0, 0
     profile: dict[int, bytes] = {}
     offset = 2
     while offset + 4 <= len(data) and data[offset] == 0xFF:
         marker = data[offset + 1]
         if marker == _SOS:
+            num_in_scan = int.from_bytes(data[offset + 4 : offset + 5])
             break
         if marker == 0xFF or marker in _STANDALONE:
             offset += 1 if marker == 0xFF else 2
@@ -138,9 +144,16 @@ def read_segments(data: bytes) -> Segments:
         elif marker == _APP2 and data.startswith(_ICC, start):
             number = data[start + len(_ICC) : start + len(_ICC) + 1]
             profile.setdefault(int.from_bytes(number), data[start + len(_ICC) + 2 : end])
+        elif marker in _SEQUENTIAL:
+            num_in_frame = int.from_bytes(data[start + 5 : start + 6])
         elif marker == _APP14 and data.startswith(_ADOBE, start):
             has_adobe_marker = True
         offset = max(end, offset + 2)
     # Chunks are numbered from 1 (ICC.1:2022, annex B.4); where one is missing, the rest is broken.
     parts = [profile[number] for number in sorted(profile)]
-    return Segments(exif, b"".join(parts) or None, has_adobe_marker)
+    return Segments(
+        exif,
+        b"".join(parts) or None,
+        has_adobe_marker,
+        has_many_scans=num_in_scan == 0 or num_in_scan != num_in_frame,
+    )
