@@ -69,7 +69,7 @@ def examples(
     chosen = kept.sort_by("uid").slice(0, NUM_KEPT)  # uids are hashes: a fair draw
     rules = list(policy.rules) if policy else []
     worst = [_clearest(rows, policy, i) for i in range(len(rules))] if policy else []
-    sources = _thumbnails(root, manifest, [chosen, *worst])
+    sources = thumbnails(root, manifest, [chosen, *worst])
     dropped = [
         Dropped(rule.name, table.num_rows, _pictures(table, sources, columns_of(rule, rows)))
         for rule, table in zip(rules, worst, strict=True)
@@ -97,7 +97,7 @@ def look_up(
     if missing := [uid for uid in uids if uid not in rows]:
         raise InputError(f"{root}: no sample has the uid {missing[0]}; `show` takes samples' uids")
     chosen = [rows[uid] for uid in uids]
-    sources = _thumbnails(root, manifest, tables)
+    sources = thumbnails(root, manifest, tables)
     return [
         Picture(row["caption"], sources[row["key"]], row.get("reason") or "kept")
         for row in chosen
@@ -111,7 +111,7 @@ def pictures_of(root: str, manifest: Manifest, uids: Sequence[str]) -> dict[str,
     for shard in manifest.shards if uids else []:
         rows = _shard_rows(root, shard, [])
         tables.append(rows.filter(pc.is_in(rows["uid"], wanted)))
-    sources = _thumbnails(root, manifest, tables)
+    sources = thumbnails(root, manifest, tables)
     rows = [row for table in tables for row in table.to_pylist()]
     return {
         row["uid"]: Picture(row["caption"], sources[row["key"]])
@@ -176,7 +176,7 @@ def _pictures(rows: pa.Table, sources: dict[str, str], columns: Sequence[str]) -
     return pictures
 
 
-def _thumbnails(root: str, manifest: Manifest, tables: Sequence[pa.Table]) -> dict[str, str]:
+def thumbnails(root: str, manifest: Manifest, tables: Sequence[pa.Table]) -> dict[str, str]:
     """data: URLs by key of the pictures in these rows, those that can be decoded."""
     columns = ["key", "shard", *PLACE_SCHEMA.names]
     wanted = {row["key"]: row for table in tables for row in table.select(columns).to_pylist()}

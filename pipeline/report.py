@@ -14,7 +14,6 @@ shards, and the page says so.
 import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import fsspec
@@ -34,6 +33,7 @@ from pipeline import charts, gallery
 from pipeline.card import card_text, check_own
 from pipeline.census import Census, take_census
 from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, selection_url
+from pipeline.page import render
 from pipeline.policy import Policy
 
 MANY = Parameter(consume_multiple=True)
@@ -95,7 +95,7 @@ def run(config: Config) -> Summary:
         }
         bar.advance(1)
         output = config.output or storage.join(config.root, "report.html")
-        storage.publish_text(output, _render(page))
+        storage.publish_text(output, render("report.html", page))
         facts = {"manifest": manifest, "licence": config.licence}
         storage.publish_text(card, card_text(page | facts))
         bar.advance(1)
@@ -107,20 +107,6 @@ def run(config: Config) -> Summary:
         outputs={"page": output, "card": card},
         details={"size_bytes": storage.size_bytes(output)},
     )
-
-
-def _render(page: Section) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": charts.number, "size": _readable_size}
-    return environment.get_template("report.html").render(page)
 
 
 # The corpus and its selection
@@ -390,11 +376,3 @@ def _total_bytes(url: str) -> int:
 def _name(url: str) -> str:
     """The last part of a URL, without an extension."""
     return url.rstrip("/").rpartition("/")[2].partition(".")[0]
-
-
-def _readable_size(num_bytes: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} TB"
