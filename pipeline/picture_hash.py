@@ -152,14 +152,24 @@ def _luma(pixels: Pixels) -> Luma:
 
 def _thin_out(luma: Luma) -> Luma:
     """[64, 64], each the weighted mean of a neighbourhood twice its block's size."""
-    height, width = luma.shape
-    blocks: Luma = _thinning(height) @ luma @ _thinning(width).T
-    return blocks
+    return _thin_out_rows(_thin_out_rows(luma).T).T
 
 
-@lru_cache(maxsize=64)
-def _thinning(side: int) -> NDArray[np.float64]:
-    """[64, side]: two box filters after each other (a tent), of which 64 values are taken."""
+def _thin_out_rows(luma: Luma) -> Luma:
+    """[64, W] of [H, W]. Without BLAS: few numbers count, and its threads would be in the way."""
+    rows, weights = _thinning(len(luma))
+    thinned: Luma = np.zeros((BLOCKS, luma.shape[1]))
+    for row, weight in zip(rows.T, weights.T, strict=True):
+        thinned += weight[:, None] * luma[row]
+    return thinned
+
+
+@lru_cache(maxsize=256)
+def _thinning(side: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which rows, and how much of each [64, k], make up each of the 64 that are left.
+
+    Two box filters after each other (a tent), of whose output every side/64th row is taken.
+    """
     window = -(-side // (2 * BLOCKS))
     # Even windows reach one farther ahead than back; at the edges they get smaller.
     ahead = (window + 2) // 2
@@ -167,8 +177,11 @@ def _thinning(side: int) -> NDArray[np.float64]:
     inside = (places >= centres + ahead - window) & (places < centres + ahead)
     box = inside / inside.sum(axis=1, keepdims=True)
     taken = ((np.arange(BLOCKS) + 0.5) * side / BLOCKS).astype(int)
-    thinning: NDArray[np.float64] = box[taken] @ box
-    return thinning
+    tents = box[taken] @ box
+    reach = min(2 * window - 1, side)
+    first = np.minimum((tents > 0).argmax(axis=1), side - reach)
+    rows = first[:, None] + np.arange(reach)
+    return rows, np.take_along_axis(tents, rows, axis=1)
 
 
 @lru_cache(maxsize=1)
