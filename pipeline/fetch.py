@@ -13,6 +13,7 @@ answer. Time that the caller keeps it waiting counts against no deadline. Reads 
 
 import heapq
 import itertools
+import resource
 import time
 import zlib
 from collections import deque
@@ -20,8 +21,10 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+from infra.errors import ConfigError
 from pipeline.addresses import METADATA_HOSTS
 from pipeline.curl_loop import CurlLoop
+from pipeline.fetch_settings import RETRYABLE_STATUSES
 from pipeline.fetch_settings import Failure as Failure
 from pipeline.fetch_settings import Fetched as Fetched
 from pipeline.fetch_settings import FetchSettings as FetchSettings
@@ -39,9 +42,6 @@ from pipeline.schedule import Schedule
 from pipeline.transfers import Answer, Headers, Traffic, Transfer
 from pipeline.web_address import RefusedSchemeError, WebAddress, parse_web_address
 
-RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that a later try may better; any other, 404 and 410 above all, is final."""
-
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
 
@@ -49,8 +49,8 @@ MAX_WAIT_S = 60.0
 """The longest Retry-After waited for. A host that asks for more is left alone: its rows end with
 this failure, which tells when to come back."""
 
-LOOK_AHEAD = 8
-"""Rows taken up for each connection, so that those of slow hosts wait beside the others."""
+NUM_WAITING = 10_000
+"""Rows taken up at once, so that those of slow hosts wait while others are fetched: a few MB."""
 
 MAX_CLOSED_S = 3600.0
 """How long such a host is left alone; a longer wait outlives most runs."""
@@ -60,6 +60,7 @@ MAX_CLOSED_S = 3600.0
 class _UnderWay:
     job: Job
     host: Host
+    began: float
     deadline: float
 
 
@@ -67,6 +68,7 @@ class Fetcher:
     """Connections, DNS and CA caches, and what was learnt of hosts: make one a process."""
 
     def __init__(self, settings: FetchSettings, num_connections: int = 64) -> None:
+        _reserve_descriptors(num_connections)
         self._settings = settings
         self._num_connections = num_connections
         self._rule_names = [name for name in RULE_PATHS if name in settings.opt_outs]
@@ -91,7 +93,7 @@ class Fetcher:
     ) -> Generator[tuple[int, Fetched | Failure], None, None]:
         """The answers to (number, URL) as they come, each tried again while that may help.
 
-        `requests` is read as there is room: for each connection LOOK_AHEAD rows wait at most.
+        `requests` is read as there is room, at most NUM_WAITING ahead of what was answered.
         """
         assert not self._num_pending, "a Fetcher serves one list at a time"
         source = iter(requests)
@@ -99,7 +101,7 @@ class Fetcher:
         try:
             while True:
                 since = time.monotonic()
-                while not is_read and self._num_pending < LOOK_AHEAD * self._num_connections:
+                while not is_read and self._num_pending < NUM_WAITING:
                     request = next(source, None)
                     if request is None:
                         is_read = True
@@ -156,6 +158,7 @@ class Fetcher:
             if not origin.is_known(now):
                 origin.waiting.append(job)
                 if not origin.is_asked:
+                    self._hosts.num_rule_bytes -= origin.rules.num_bytes
                     origin.ask(self._rule_names)
                     self._enqueue(origin.next_job())
                 return
@@ -189,7 +192,7 @@ class Fetcher:
             on_resolved=lambda: self._resolved(host),
         )
         job.seconds_left = job.seconds_left or self._settings.timeout
-        under_way = _UnderWay(job, host, now + job.seconds_left)
+        under_way = _UnderWay(job, host, now, now + job.seconds_left)
         self._under_way[transfer] = under_way
         self.traffic.eldest = next(iter(self._under_way))
         heapq.heappush(
@@ -239,7 +242,7 @@ class Fetcher:
             self._schedule.put_back(host, job, now)
             return
         outcome = self._outcome(job, answer)
-        self._note(host, outcome, now)
+        self._note(under_way, outcome, now)
         self._schedule.offer(host, now)
         if isinstance(outcome, WebAddress):
             job.address = outcome
@@ -281,11 +284,14 @@ class Fetcher:
             return BY_TDM_HEADER
         return None
 
-    def _note(self, host: Host, outcome: Fetched | Failure | WebAddress, now: float) -> None:
+    def _note(
+        self, under_way: _UnderWay, outcome: Fetched | Failure | WebAddress, now: float
+    ) -> None:
+        host = under_way.host
         if not isinstance(outcome, Failure):
             host.note_success()
         elif outcome.reason in UNREACHABLE_REASONS:
-            host.note_unreachable(outcome, now)
+            host.note_unreachable(outcome, under_way.began, now)
         elif outcome.reason in BUSY_REASONS:
             wait_s = outcome.retry_after_s or 0.0
             host.note_busy(now, wait_s)
@@ -328,10 +334,24 @@ class Fetcher:
             return
         host = self._hosts[origin.host]
         delay_s = origin.rules.crawl_delay_s(self._settings.user_agent_token)
-        host.interval_s = max(host.interval_s, delay_s)
+        host.interval_s = max(host.interval_s, min(delay_s, self._settings.max_crawl_delay_s))
         self._hosts.num_rule_bytes += origin.rules.num_bytes
         for job in origin.take_waiting():
             self._enqueue(job)
+
+
+def _reserve_descriptors(num_connections: int) -> None:
+    """Room for the open and the idle connections, and for what else a process has open."""
+    needed = 2 * num_connections + 256
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if needed > hard != resource.RLIM_INFINITY:
+        raise ConfigError(
+            f"{num_connections} connections: need {needed} open files, and this machine allows "
+            f"{hard}; ask for fewer (thread_count) or raise the limit (ulimit -Hn)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _parse(text: str, base: WebAddress | None = None) -> WebAddress | Failure:

@@ -7,9 +7,10 @@ files.
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from infra.config import EXECUTION_ONLY, Settings
+from pipeline.web_address import ascii_host
 
 OptOut = Literal["robots.txt", "x-robots-tag", "tdm-header", "tdmrep.json"]
 
@@ -42,8 +43,15 @@ class FetchSettings(Settings):
     """Connections to one host at once; a host that answers 429 or 503 gets fewer."""
     requests_per_second_per_host: Annotated[float, EXECUTION_ONLY, Field(ge=0)] = 0.0
     """Ask no host more often than this (0: as often as the connections to it allow)."""
+    max_crawl_delay_s: Annotated[float, EXECUTION_ONLY, Field(ge=0)] = 5.0
+    """The longest Crawl-delay of a robots.txt that is kept to; some say days."""
     max_bytes_in_flight: Annotated[int, EXECUTION_ONLY, Field(gt=0)] = 256_000_000
     """Bytes of unfinished answers that one process holds; beyond it the newest ones start anew."""
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(ascii_host(host.strip("[]")) for host in hosts)
 
     @property
     def user_agent(self) -> str:
@@ -62,3 +70,24 @@ class Failure:
     """One of a small closed set, to be counted: "dns", "timeout", "http 404", ..."""
     retryable: bool = False
     retry_after_s: float | None = None
+
+
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers that a later try may better; any other, 404 and 410 above all, is final."""
+
+_RETRYABLE_REASONS = frozenset(
+    {
+        "dns",
+        "timeout",
+        "host unreachable",
+        "connection refused",
+        "connection broken",
+        "robots.txt unavailable",
+        *(f"http {status}" for status in RETRYABLE_STATUSES),
+    }
+)
+
+
+def may_pass(reason: str) -> bool:
+    """Whether rows that failed for this reason are worth another run."""
+    return reason in _RETRYABLE_REASONS

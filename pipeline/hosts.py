@@ -16,11 +16,15 @@ MAX_HOSTS = 10_000
 MAX_RULE_BYTES = 32_000_000
 """Of the robots.txt files remembered in all."""
 
-NUM_FAILURES_UNTIL_DOWN = 8
-"""Attempts in a row that made no connection."""
+NUM_ROUNDS_UNTIL_DOWN = 3
+"""Tries in a row, each after a longer wait, that made no connection: what one row is given with
+img2dataset's users' usual two retries."""
 
 DOWN_S = 300.0
 """How long a dead host isn't asked again."""
+
+_NUM_LOOKED_AT = 4
+"""Hosts considered for each new one, so that forgetting keeps up and costs nothing."""
 
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 15.0
@@ -29,9 +33,11 @@ BUSY_REASONS = frozenset({"http 429", "http 503"})
 
 
 class Host:
+    """Times are the Fetcher's, in seconds."""
+
     def __init__(self, name: str, settings: FetchSettings) -> None:
         self.name = name
-        self.may_be_private = name in {host.lower().strip("[]") for host in settings.allow_hosts}
+        self.may_be_private = name in settings.allow_hosts
         self.waiting: deque[Job] = deque()
         self.origins: dict[str, Origin] = {}
         self.num_active = 0
@@ -44,7 +50,8 @@ class Host:
         self._verdict_until = 0.0
         self._max_connections = settings.connections_per_host
         self._limit = float(settings.connections_per_host)
-        self._num_unreachable = 0
+        self._num_dead_rounds = 0
+        self._last_dead = float("-inf")
         self._num_busy = 0
 
     @property
@@ -76,8 +83,10 @@ class Host:
             origin.is_asked = False
 
     def has_room(self) -> bool:
-        # The first one finds out the address; the others then take it from the cache.
-        return self.num_active < (int(self._limit) if self.is_resolved else 1)
+        # The first one finds out the address, which the others then take from libcurl's cache;
+        # and one is enough to see whether a host that seemed dead is.
+        is_proven = self.is_resolved and not self._num_dead_rounds
+        return self.num_active < (int(self._limit) if is_proven else 1)
 
     def begin(self, now: float) -> None:
         self.num_active += 1
@@ -85,22 +94,27 @@ class Host:
             self.not_before = max(now, self.not_before) + self.interval_s
 
     def verdict_at(self, now: float) -> Failure | None:
+        """Why nothing of it is asked for now, if so."""
         if self.verdict is not None and now >= self._verdict_until:
             self.verdict = None
-            self._num_unreachable = NUM_FAILURES_UNTIL_DOWN - 1
+            self._num_dead_rounds = max(0, self._num_dead_rounds - 1)
         return self.verdict
 
     def note_success(self) -> None:
-        self._num_unreachable = self._num_busy = 0
+        self._num_dead_rounds = self._num_busy = 0
         self._limit = min(self._max_connections, self._limit + 1.0 / self._limit)
 
-    def note_unreachable(self, failure: Failure, now: float) -> None:
-        self._num_unreachable += 1
-        if self._num_unreachable >= NUM_FAILURES_UNTIL_DOWN:
+    def note_unreachable(self, failure: Failure, began: float, now: float) -> None:
+        """What was tried at the same time is one try; the next waits, for all rows of the host."""
+        if began >= self._last_dead:
+            self.not_before = max(self.not_before, now + backoff_s(self._num_dead_rounds))
+            self._num_dead_rounds += 1
+            self._last_dead = now
+        if self._num_dead_rounds >= NUM_ROUNDS_UNTIL_DOWN:
             self.close(failure, now + DOWN_S)
 
     def note_busy(self, now: float, wait_s: float) -> None:
-        self._num_unreachable = 0
+        self._num_dead_rounds = 0
         self._num_busy += 1
         self._limit = max(1.0, self._limit / 2)
         wait_s = max(wait_s, backoff_s(self._num_busy - 1))
@@ -136,12 +150,15 @@ class Hosts:
             host.clear_queues()
 
     def _forget(self) -> None:
-        while len(self._hosts) > MAX_HOSTS or self.num_rule_bytes > MAX_RULE_BYTES:
+        for _ in range(_NUM_LOOKED_AT):
+            if len(self._hosts) <= MAX_HOSTS and self.num_rule_bytes <= MAX_RULE_BYTES:
+                return
             oldest = next(iter(self._hosts.values()))
-            if not oldest.is_idle or len(self._hosts) == 1:
-                break
-            self.num_rule_bytes -= oldest.num_rule_bytes
-            del self._hosts[oldest.name]
+            if oldest.is_idle:
+                self.num_rule_bytes -= oldest.num_rule_bytes
+                del self._hosts[oldest.name]
+            else:
+                self._hosts.move_to_end(oldest.name)
 
 
 def backoff_s(num_retries: int) -> float:

@@ -5,6 +5,7 @@ headers, which come with the picture itself. Reads and writes no files.
 """
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,6 @@ RULE_PATHS = {"robots.txt": "/robots.txt", "tdmrep.json": "/.well-known/tdmrep.j
 
 MAX_RULES_BYTES = 500 * 1024
 """RFC 9309, section 2.5: what a crawler must at least read; the rest is ignored."""
-
-MAX_CRAWL_DELAY_S = 10.0
-"""Crawl-delay is honoured up to here: it is no part of RFC 9309, and some sites say days."""
 
 MAX_TDM_RULES = 1000
 
@@ -45,7 +43,7 @@ class Rules:
 
     def crawl_delay_s(self, user_agent_token: str) -> float:
         delay = self.robots.crawl_delay(user_agent_token) if self.robots else None
-        return min(MAX_CRAWL_DELAY_S, max(0.0, delay or 0.0))
+        return delay if delay and 0.0 < delay < math.inf else 0.0
 
     def refusal(self, address: WebAddress, user_agent_token: str) -> Failure | None:
         if self.robots and not self.robots.can_fetch(address.url, user_agent_token):

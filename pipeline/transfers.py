@@ -16,6 +16,7 @@ from typing import Any
 import certifi
 import pycurl
 
+from infra.errors import ConfigError
 from pipeline.addresses import is_public_address
 from pipeline.fetch_settings import Failure, FetchSettings
 from pipeline.web_address import WebAddress
@@ -73,6 +74,7 @@ class Transfer:
         for option, value in _options(settings).items():
             self.curl.setopt(option, value)
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_open_socket)
+        self.curl.setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
         self.curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
         self.curl.setopt(pycurl.RESOLVER_START_FUNCTION, self._on_resolve)
@@ -88,6 +90,8 @@ class Transfer:
         self._is_past_head = False
         self._is_refused = False
         self._is_truncated = False
+        self._socket_error: OSError | None = None
+        self._sockets: list[int] = []
         self.is_resolved = False
 
     def begin(
@@ -111,7 +115,9 @@ class Transfer:
     def end(self, error: int = pycurl.E_OK) -> Answer:
         """What came of it; `error` is libcurl's code."""
         answer = self._answer
-        if error == pycurl.E_OK or self._is_truncated:
+        if error == pycurl.E_OK and not self._is_past_head:
+            answer.failure = _BROKEN  # the connection's end, which libcurl takes for the head's
+        elif error == pycurl.E_OK or self._is_truncated:
             answer.data = b"".join(self._chunks)
         elif answer.failure is None and not answer.is_evicted:
             answer.failure = self._failure(error)
@@ -123,11 +129,10 @@ class Transfer:
     def time_out(self) -> Answer:
         """What came of it by the deadline: the reason tells how far it got."""
         reason = "timeout"
-        if not self.curl.getinfo(pycurl.REQUEST_SIZE):
-            if not self.is_resolved:
-                reason = "dns"
-            elif not self.curl.getinfo(pycurl.CONNECT_TIME):
-                reason = "host unreachable"
+        if not self.curl.getinfo(pycurl.REQUEST_SIZE) and not any(
+            map(_is_connected, self._sockets)
+        ):
+            reason = "host unreachable" if self.is_resolved else "dns"
         self._answer.failure = Failure(reason, retryable=True)
         return self.end(pycurl.E_OPERATION_TIMEDOUT)
 
@@ -145,7 +150,15 @@ class Transfer:
         if not self._may_be_private and not is_public_address(str(address.addr[0])):
             self._is_refused = True
             return pycurl.SOCKET_BAD
-        return _Descriptor(address.family, address.socktype, address.protocol)
+        try:
+            return _Descriptor(address.family, address.socktype, address.protocol)
+        except OSError as error:  # a machine without IPv6, or one that is out of descriptors
+            self._socket_error = error
+            return pycurl.SOCKET_BAD
+
+    def _on_socket(self, number: int, _: int) -> int:
+        self._sockets.append(number)
+        return int(pycurl.SOCKOPT_OK)
 
     def _on_header(self, line: bytes) -> int | None:
         self._num_header_bytes += len(line)
@@ -173,7 +186,7 @@ class Transfer:
             name, _, value = line.partition(b":")
             name = name.strip().lower()
             if name in _WANTED:
-                answer.headers.setdefault(name, []).append(value.strip().decode("latin-1"))
+                answer.headers.setdefault(name, []).append(_text(value))
             elif name == b"content-length":
                 declared = value.strip()
         if not 200 <= status < 300 or self._judge is None:
@@ -214,10 +227,12 @@ class Transfer:
             return self._connect_failure()
         if error == pycurl.E_SSL_CONNECT_ERROR and _errno(self.curl) == errno.ECONNRESET:
             return Failure("connection broken", retryable=True)
-        assert error in _FAILURES, f"libcurl: error {error}, {self.curl.errstr()}"
-        return _FAILURES[error]
+        assert error not in _OUR_MISTAKES, f"libcurl: error {error}, {self.curl.errstr()}"
+        return _FAILURES.get(error, _BROKEN)
 
     def _connect_failure(self) -> Failure:
+        if self._socket_error and self._socket_error.errno in (errno.EMFILE, errno.ENFILE):
+            raise self._socket_error
         if self._is_refused:
             return Failure("refused address")
         is_refused = _errno(self.curl) == errno.ECONNREFUSED
@@ -225,6 +240,9 @@ class Transfer:
 
 
 _BROKEN = Failure("connection broken", retryable=True)
+
+_E_TOO_LARGE = 100
+"""CURLE_TOO_LARGE, which pycurl has no name for."""
 
 _FAILURES = {
     pycurl.E_URL_MALFORMAT: Failure("invalid url"),
@@ -237,18 +255,22 @@ _FAILURES = {
     pycurl.E_SSL_ISSUER_ERROR: Failure("tls"),
     pycurl.E_SSL_INVALIDCERTSTATUS: Failure("tls"),
     pycurl.E_BAD_CONTENT_ENCODING: Failure("undecodable answer"),
-    # The other side went away before the answer's end, or spoke no HTTP.
-    pycurl.E_UNSUPPORTED_PROTOCOL: _BROKEN,
-    pycurl.E_FTP_WEIRD_SERVER_REPLY: _BROKEN,
-    pycurl.E_GOT_NOTHING: _BROKEN,
-    pycurl.E_PARTIAL_FILE: _BROKEN,
-    pycurl.E_RECV_ERROR: _BROKEN,
-    pycurl.E_SEND_ERROR: _BROKEN,
-    pycurl.E_WRITE_ERROR: _BROKEN,
-    pycurl.E_HTTP2: _BROKEN,
+    pycurl.E_FILESIZE_EXCEEDED: Failure("too large"),
     # A head that libcurl itself finds too large (100 KB a line, 300 KB in all).
-    pycurl.E_TOO_LARGE if hasattr(pycurl, "E_TOO_LARGE") else 100: Failure("too large"),
+    _E_TOO_LARGE: Failure("too large"),
 }
+"""All else is an answer that ended before its end, or one that is no HTTP."""
+
+_OUR_MISTAKES = frozenset(
+    {
+        pycurl.E_FAILED_INIT,
+        pycurl.E_OUT_OF_MEMORY,
+        pycurl.E_BAD_FUNCTION_ARGUMENT,
+        pycurl.E_UNKNOWN_OPTION,
+        pycurl.E_NOT_BUILT_IN,
+        pycurl.E_SSL_CACERT_BADFILE,
+    }
+)
 
 
 class _Descriptor:
@@ -280,17 +302,39 @@ def _options(settings: FetchSettings) -> dict[int, Any]:
         # Asks for the bytes as they are; what comes compressed all the same is decoded, and the
         # caps are on what it decodes to.
         pycurl.ACCEPT_ENCODING: "identity",
-        pycurl.CAINFO: os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        pycurl.CAINFO: _ca_bundle(),
         pycurl.DNS_CACHE_TIMEOUT: DNS_CACHE_S,
         pycurl.BUFFERSIZE: _BUFFER_BYTES,
         pycurl.TCP_NODELAY: 1,
-        # The caller's deadline comes first.
-        pycurl.CONNECTTIMEOUT_MS: int(settings.timeout * 1000) + 60_000,
+        # The caller's deadline comes first, and its clock stands still while it's kept waiting.
+        pycurl.CONNECTTIMEOUT: 24 * 3600,
     }
+
+
+def _is_connected(number: int) -> bool:
+    # libcurl tells of a connection only when TLS stands, too.
+    try:
+        with socket.socket(fileno=os.dup(number)) as duplicate:
+            duplicate.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _ca_bundle() -> str:
+    bundle = os.environ.get("SSL_CERT_FILE") or certifi.where()
+    if not os.access(bundle, os.R_OK):
+        raise ConfigError(f"SSL_CERT_FILE={bundle}: can't be read; name a bundle of certificates")
+    return bundle
 
 
 def _errno(curl: pycurl.Curl) -> int:
     return int(curl.getinfo(pycurl.OS_ERRNO))
+
+
+def _text(value: bytes) -> str:
+    # Whatever bytes a Location has are the bytes that are asked for.
+    return value.strip().decode("utf-8", errors="surrogateescape")
 
 
 def _exceeds(declared: bytes, max_bytes: int) -> bool:

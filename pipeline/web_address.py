@@ -72,7 +72,7 @@ def _parse(text: str) -> WebAddress:
     # What browsers take a backslash for, and what parsers part company over.
     if "\\" in parts.netloc or not parts.hostname:
         raise ValueError("no host")
-    host = _ascii_host(parts.hostname)
+    host = ascii_host(parts.hostname)
     port = parts.port
     bracketed = f"[{host}]" if ":" in host else host
     default = {"http": 80, "https": 443}[parts.scheme]
@@ -84,7 +84,8 @@ def _parse(text: str) -> WebAddress:
     return WebAddress(parts.scheme, host, origin, _encoded(_without_dots(path)))
 
 
-def _ascii_host(host: str) -> str:
+def ascii_host(host: str) -> str:
+    """As it stands in a WebAddress; raises ValueError for what is no host name."""
     if ":" in host:
         return ipaddress.IPv6Address(host.partition("%")[0]).compressed
     if not host.isascii():
@@ -109,4 +110,4 @@ def _encoded(path: str) -> str:
 
 
 def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogatepass"))
+    return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))

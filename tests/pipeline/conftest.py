@@ -1,11 +1,13 @@
 """A web site on 127.0.0.1 with all that a list of URLs meets out there."""
 
 import io
+import socketserver
 import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+
+from pipeline.fetch import Fetcher, FetchSettings
 
 NUM_BUSY_ANSWERS = 1
 
@@ -61,6 +65,62 @@ def tls_site(tmp_path: Path) -> Iterator[tuple[Site, Path]]:
     yield with_site, certificate
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def make_fetcher() -> Iterator[Callable[..., Fetcher]]:
+    """A Fetcher with the settings given, for sites on 127.0.0.1."""
+    with ExitStack() as stack:
+
+        def make(num_connections: int = 8, **settings: Any) -> Fetcher:
+            defaults: dict[str, Any] = {"allow_hosts": ["127.0.0.1"], "retries": 0, "timeout": 5.0}
+            made = Fetcher(FetchSettings(**defaults | settings), num_connections)
+            return stack.enter_context(closing(made))
+
+        yield make
+
+
+Script = Callable[[bytes], Iterable[bytes]]
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[[Script], str]]:
+    """Start servers that send what a script makes of each request's head; gives their URLs."""
+    servers: list[socketserver.ThreadingTCPServer] = []
+
+    def start(script: Script) -> str:
+        handler = type("Handler", (_ScriptHandler,), {"script": staticmethod(script)})
+        server = _ScriptServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class _ScriptServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up are what is tested."""
+
+
+class _ScriptHandler(socketserver.StreamRequestHandler):
+    script: Script
+
+    def handle(self) -> None:
+        lines = []
+        while (line := self.rfile.readline(100_000)).strip():
+            lines.append(line)
+        with suppress(OSError):
+            for chunk in self.script(b"".join(lines)):
+                self.wfile.write(chunk)
 
 
 @cache
