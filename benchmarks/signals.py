@@ -63,6 +63,7 @@ def main() -> None:
         root = str(Path(folder) / "corpus")
         write_corpus(root, arguments.num_pictures)
         write_heads(Path(folder))
+        _prepare(root)
         print(f"{_processor()}, {os.cpu_count()} cores; {arguments.num_pictures} pictures")
         print(f"{'signal':14}{'samples/s':>11}{'s to load':>11}{'MB':>7}  where")
         for name in ("embed", *arguments.signals):
@@ -118,6 +119,18 @@ def measure(name: str, root: str, device: str) -> dict[str, float]:
     }
 
 
+def _prepare(root: str) -> None:
+    """What signals need beside the shards."""
+    from infra.cluster import Workers
+    from pipeline import score
+    from retrieval import embed, index
+
+    here = Workers(local=True)
+    embed.run(embed.Config(root=root, encoder=ENCODER, workers=here))
+    index.run(index.Config(root=root, encoder=ENCODER))
+    score.run(score.Config(root=root, signals=("text_overlay",), workers=here))
+
+
 def _scoring(name: str, root: str, device: str) -> Iterator[int]:
     """Scores shard after shard; a pass over the corpus begins as a command's does."""
     options = {"encoder": ENCODER, "num_threads": "1", "device": device}
@@ -132,9 +145,7 @@ def _scoring(name: str, root: str, device: str) -> Iterator[int]:
 
 
 def _embedding(root: str, device: str) -> Iterator[int]:
-    """As `carrara embed` does it; what the other signals need is left in place."""
-    from infra.cluster import Workers
-    from retrieval import embed, index
+    """As `carrara embed` does it."""
     from retrieval.embeddings import number_width
     from retrieval.encoder import load_encoder
     from retrieval.shard_embedding import ShardEmbedder, limit_threads
@@ -142,8 +153,6 @@ def _embedding(root: str, device: str) -> Iterator[int]:
     num_threads = 1 if device == "cpu" else os.cpu_count() or 1
     limit_threads(num_threads)
     corpus = read_manifest(root)
-    embed.run(embed.Config(root=root, encoder=ENCODER, workers=Workers(local=True)))
-    index.run(index.Config(root=root, encoder=ENCODER))
     encoder = load_encoder(ENCODER, device)
     embedder = ShardEmbedder(encoder, root, number_width(corpus), 128, num_threads)
     while True:
