@@ -200,7 +200,7 @@ def _new_plan(root: str, asked: Asked, there: Tombstones) -> Plan:
         and not storage.exists(receipt_url(root, stone.receipt))
     }
     now = datetime.datetime.now(datetime.UTC)
-    time, receipt = max(begun, default=(now.isoformat(), now.strftime("%Y%m%dT%H%M%S.%f")))
+    time, receipt = max(begun, default=(now.isoformat(), now.strftime("%Y%m%dT%H%M%S%fZ")))
     return Plan(time=time, receipt=receipt, tombstones_before=there.digest)
 
 

@@ -78,7 +78,7 @@ def _num_in_table(table: pa.Table, tombstones: Tombstones) -> int:
     """Rows in which some text is a uid or a sha256 taken down, or whose url is."""
     forgotten = tombstones.values("uid") | tombstones.values("sha256")
     known = pa.array(sorted(forgotten), pa.string())
-    matching = pa.array([False] * table.num_rows)
+    matching = pa.array([False] * table.num_rows, pa.bool_())
     for name in _text_columns(table):
         matching = pc.or_(matching, pc.is_in(table[name].cast(pa.string()), value_set=known))
     if "url" in table.column_names:
