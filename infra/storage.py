@@ -110,17 +110,23 @@ def read_text(url: str) -> str:
 
 
 def read_table(url: str, columns: list[str] | None = None) -> "pa.Table":
+    with open_read(url) as file:
+        return parse_table(file, url, columns)
+
+
+def parse_table(parquet: BinaryIO, url: str, columns: list[str] | None = None) -> "pa.Table":
+    """The table in an open file; `url` is what a DamagedError calls it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with open_read(url) as file:
-        try:
-            return pq.read_table(file, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DamagedError(
-                f"{url}: not a parquet file that can be read ({_reason(error)}); `carrara verify` "
-                "tells what else is damaged"
-            ) from error
+    try:
+        return pq.read_table(parquet, columns=columns)
+    # ValueError: names that are no UTF-8. OSError: pages that don't unpack.
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedError(
+            f"{url}: not a parquet file that can be read ({_reason(error)}); `carrara verify` "
+            "tells what else is damaged"
+        ) from error
 
 
 def sha256(url: str) -> str:

@@ -274,7 +274,7 @@ def iter_samples(root: str, shard: Shard) -> Iterator[Sample]:
             sha256 = hashed.hexdigest()
     except FileNotFoundError:
         reason = "missing"
-    except (KeyError, TypeError, ValueError, EOFError) as error:
+    except (KeyError, TypeError, ValueError, EOFError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
     else:
         if (num_read, sha256) == (shard.num_samples, shard.sha256):
@@ -338,8 +338,6 @@ def read_rows(root: str, shard: Shard, columns: list[str] | None = None) -> pa.T
 
     Raises DamagedError for a parquet that isn't what its manifest says.
     """
-    import pyarrow.parquet as pq
-
     url = shard_url(root, shard.name, ".parquet")
     try:
         data = storage.read_bytes(url)
@@ -347,7 +345,7 @@ def read_rows(root: str, shard: Shard, columns: list[str] | None = None) -> pa.T
         raise _damaged(root, url, "missing") from None
     if hashlib.sha256(data).hexdigest() != shard.rows_sha256:
         raise _damaged(root, url, "other bytes than its manifest says")
-    return pq.read_table(pa.BufferReader(data), columns=columns)
+    return storage.parse_table(io.BytesIO(data), url, columns)
 
 
 # Columns and selections

@@ -147,10 +147,9 @@ def read_array(folder: str, part: Part, modality: Modality) -> "np.ndarray":
 
 def read_metadata(folder: str, part: Part, columns: list[str] | None = None) -> pa.Table:
     """One row for each row of the part's arrays."""
-    import pyarrow.parquet as pq
-
-    data = read_file(folder, part, metadata_name(part.file_number))
-    return pq.read_table(pa.BufferReader(data), columns=columns)
+    name = metadata_name(part.file_number)
+    data = read_file(folder, part, name)
+    return storage.parse_table(io.BytesIO(data), storage.join(folder, name), columns)
 
 
 def read_file(folder: str, part: Part, name: str) -> bytes:
