@@ -64,8 +64,10 @@ class PlaceholderSignal:
         """Counts the whole corpus; raises ConfigError, DamagedError."""
         with storage.publish(self._counts) as target:
             count_urls(self._root, str(target), self._memory_limit)
-        yield
-        storage.remove(self._counts)
+        try:
+            yield
+        finally:
+            storage.remove(self._counts)
 
     def __call__(self, shard: Shard) -> pa.Table:
         rows = read_rows(self._root, shard, ["uid", "sha256", "status"])
