@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import numpy as np
 import pyarrow.compute as pc
@@ -36,22 +35,7 @@ from pipeline.corpus import (
     read_rows,
     read_selection,
 )
-
-
-class Purpose(IntEnum):
-    """What a random draw is for, so that no two kinds of draw share their numbers."""
-
-    SHARDS = 0
-    SAMPLES = 1
-    FLIPS = 2
-    NOISE = 3
-    DROPOUT = 4
-
-
-def random(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
-    """A generator that depends on nothing but its arguments."""
-    sequence = np.random.SeedSequence([seed, int(purpose), *counters])
-    return np.random.Generator(np.random.Philox(sequence))
+from training.order import Purpose, SampleOrder, random
 
 
 @dataclass(frozen=True)
@@ -82,22 +66,20 @@ class SampleStream:
         self.root = root
         self.manifest = read_manifest(root)
         self._kept = None if selection is None else _kept_uids(root, selection)
-        self._counts = _count_samples(root, self.manifest, self._kept)
-        self.num_samples = int(self._counts.sum())
+        counts = _count_samples(root, self.manifest, self._kept)
+        self._order = SampleOrder(counts, seed, shuffle_shards)
+        self.num_samples = self._order.num_samples
         if self.num_samples == 0:
             chosen = f" that selection {selection!r} keeps" if selection else ""
             raise InputError(f"{root}: no samples{chosen}; training needs at least one")
         self._image_size, self._horizontal_flip = image_size, horizontal_flip
         self._batch_size, self._seed = batch_size, seed
-        self._shuffle_shards = shuffle_shards
         self._cache: OrderedDict[int, _LoadedShard] = OrderedDict()
         self._cache_size_bytes = cache_size_mb * 1_000_000
-        self._latest_epoch: tuple[int, np.ndarray, np.ndarray] | None = None
-        self._order: dict[tuple[int, int], np.ndarray] = {}
         self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
 
     def batch(self, step: int, positions: range) -> Batch:
-        places = [self._place(step * self._batch_size + p) for p in positions]
+        places = [self._order.place(step * self._batch_size + p) for p in positions]
         self._load({shard for shard, _ in places})
         todo = [(self._cache[shard], row) for shard, row in places]
         images = list(self._decoders.map(lambda pair: pair[0].decode(pair[1]), todo))
@@ -126,39 +108,6 @@ class SampleStream:
                     captions[caption] = None
         return list(captions)
 
-    def _place(self, index: int) -> tuple[int, int]:
-        """Where the `index`-th sample of the endless stream is: (shard, row among the kept)."""
-        epoch, index = divmod(index, self.num_samples)
-        shards, ends = self._epoch(epoch)
-        window = int(np.searchsorted(ends, index, side="right")) // self._shuffle_shards
-        first = window * self._shuffle_shards
-        index -= int(ends[first - 1]) if first else 0
-        in_window = shards[first : first + self._shuffle_shards]
-        shard, row = self._window_order(epoch, window, in_window)[index]
-        return int(shard), int(row)
-
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the shards in an epoch, and where in the epoch each one's samples end."""
-        if self._latest_epoch is None or self._latest_epoch[0] != epoch:
-            shards = random(self._seed, Purpose.SHARDS, epoch).permutation(len(self._counts))
-            self._latest_epoch = (epoch, shards, self._counts[shards].cumsum())
-        return self._latest_epoch[1:]
-
-    def _window_order(self, epoch: int, window: int, shards: np.ndarray) -> np.ndarray:
-        """The shuffled (shard, row) pairs of a window, `[n, 2]`; the last two are remembered."""
-        key = (epoch, window)
-        if key not in self._order:
-            pairs = [
-                np.stack([np.full(n, shard), np.arange(n)], 1)
-                for shard, n in zip(shards, self._counts[shards], strict=True)
-            ]
-            order = np.concatenate(pairs)
-            random(self._seed, Purpose.SAMPLES, epoch, window).shuffle(order)
-            self._order[key] = order
-            while len(self._order) > 2:
-                del self._order[next(iter(self._order))]
-        return self._order[key]
-
     def _load(self, wanted: set[int]) -> None:
         for index in sorted(wanted):
             if index not in self._cache:
@@ -169,7 +118,7 @@ class SampleStream:
 
     def _evict(self) -> None:
         """Drop the shards used longest ago, but never those of the windows at hand."""
-        needed = {int(shard) for order in self._order.values() for shard in np.unique(order[:, 0])}
+        needed = self._order.shards_at_hand
         sizes = {index: shard.num_bytes for index, shard in self._cache.items()}
         excess = sum(sizes.values()) - self._cache_size_bytes
         for index in [index for index in self._cache if index not in needed]:

@@ -25,10 +25,11 @@ from infra.errors import ConfigError, InputError
 from retrieval.encoder import load_encoder
 from training import checkpoint
 from training.config import Config
-from training.data import Batch, Purpose, SampleStream, prefetched, random
+from training.data import Batch, SampleStream, prefetched
 from training.diffusion import per_sample_loss, predicting_eps
 from training.ema import EMA
 from training.log import Log, OnLog, add_event
+from training.order import Purpose, random
 from training.record import RunRecord
 from training.schedule import make_schedule
 from training.text import CaptionEncoder
