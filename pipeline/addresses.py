@@ -11,6 +11,18 @@ METADATA_ADDRESSES = frozenset({ipaddress.ip_address("168.63.129.16")})
 """Azure's wire server, a metadata service at a public address. The others' are link-local
 (169.254.169.254), unique local (fd00:ec2::254) or carrier-grade NAT's (100.100.100.200)."""
 
+SPECIAL_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # RFC 6890: protocol assignments; 192.0.0.192 is a cloud's metadata
+        "192.88.99.0/24",  # RFC 7526: 6to4 relays, deprecated
+        "2001::/23",  # RFC 2928: protocol assignments, Teredo among them
+        "5f00::/16",  # RFC 9602: segment identifiers
+        "fec0::/10",  # RFC 3879: site-local, deprecated
+    )
+)
+"""What not every Python's `is_global` knows for special."""
+
 METADATA_HOSTS = frozenset(
     {"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"}
 )
@@ -35,8 +47,6 @@ def is_public_address(address: str) -> bool:
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Whether an address is one of the open internet, looking through IPv4 carried in IPv6."""
     if isinstance(address, ipaddress.IPv6Address):
-        if address.teredo is not None:
-            return False
         carried = _carried_address(address)
         if carried is not None:
             return is_public(carried)
@@ -45,6 +55,7 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         and not address.is_multicast
         and not address.is_reserved
         and address not in METADATA_ADDRESSES
+        and not any(address in network for network in SPECIAL_NETWORKS)
     )
 
 

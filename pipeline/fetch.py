@@ -311,7 +311,7 @@ class Fetcher:
 
     def _retry(self, job: Job, failure: Failure, now: float) -> None:
         self.traffic.num_retries += 1
-        wait_s = backoff_s(job.num_retries) * _jitter(job)
+        wait_s = backoff_s(job.num_retries) * jitter(job)
         job.num_retries += 1
         job.num_redirects = 0
         job.address = job.first
@@ -377,6 +377,6 @@ def _retry_after_s(headers: Headers) -> float | None:
     return max(0.0, seconds)
 
 
-def _jitter(job: Job) -> float:
+def jitter(job: Job) -> float:
     """0.5 to 1.5, by URL and try: rows turned away together come back apart, each time alike."""
     return 0.5 + zlib.crc32(f"{job.first.url} {job.num_retries}".encode()) / 2**32
