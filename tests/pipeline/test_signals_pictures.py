@@ -133,6 +133,15 @@ def test_a_gpu_that_the_runtime_cannot_use_is_one_line() -> None:
         signal.identity()
 
 
+@pytest.mark.parametrize("name", ["safety", "text_overlay"])
+def test_the_number_of_threads_leaves_the_scores_as_they_are(small_corpus: str, name: str) -> None:
+    shard = read_manifest(small_corpus).shards[0]
+    alone, together = (
+        score.load_signal(name, small_corpus, {"num_threads": num})(shard) for num in ("1", "2")
+    )
+    assert alone.equals(together)
+
+
 def test_sessions_keep_to_their_worker_s_threads() -> None:
     model = shipped.shipped_model("safety", "nudenet", "nudenet", "320n.onnx")
     assert Path(model.path).is_file()
