@@ -45,7 +45,7 @@ def follow_selections(takedown: Takedown, digests: dict[str, str]) -> Followed:
     for name in names:
         stem, _, suffix = name.rpartition(".")
         if suffix == "toml":
-            _follow_selection(takedown, stem, digests)
+            _follow_selection(takedown, stem, digests, followed)
         elif suffix == "parquet" and f"{stem}.toml" not in names:
             followed.removed.append(f"selections/{name}")  # not whole, and nobody's to use
     return followed
@@ -150,14 +150,19 @@ def _config_digest(
     raise AssertionError(f"{signal}: a digest {digest} of unknown make")
 
 
-def _follow_selection(takedown: Takedown, name: str, digests: dict[str, str]) -> None:
+def _follow_selection(
+    takedown: Takedown, name: str, digests: dict[str, str], followed: Followed
+) -> None:
     import tomli_w
 
     record = read_mapping(selection_url(takedown.root, name, ".toml"))
     path = f"selections/{name}.parquet"
     _check_intact(takedown.url(path), record["sha256"])
     table = storage.read_table(takedown.url(path))
-    kept = table.filter(pc.invert(_is_forgotten(takedown, table["uid"])))
+    forgotten = _is_forgotten(takedown, table["uid"])
+    kept = table.filter(pc.invert(forgotten))
+    for uid in table.filter(pc.and_(forgotten, table["keep"]))["uid"].to_pylist():
+        followed.kept_by.setdefault(uid, []).append(name)
     exchanged = {takedown.before.digest: takedown.after.digest, **digests}
     changed = {
         key: replaced(value, exchanged) if key in {"corpus_digest", "signals"} else value

@@ -312,7 +312,12 @@ def _commit(journal: Journal, before: Manifest, plan: Plan, swept: dict[str, Swe
         takedown = Takedown(root, journal.staged, before, after, tombstones.values("uid"))
         followed = _follow(takedown, {plan.tombstones_before: tombstones.digest})
         rows = [
-            {"shard": name, **row.model_dump(), "found_by": _found_by(plan, row)}
+            {
+                "shard": name,
+                **row.model_dump(),
+                "found_by": _found_by(plan, row),
+                "kept_by": followed.kept_by.get(row.uid or "", []),
+            }
             for name, rows in found.items()
             for row in rows
         ]

@@ -1,9 +1,10 @@
 """What a takedown leaves as its proof, without what it took down.
 
-ROOT/receipts/<time>.json            what was asked, what was found, what became of it
-              <time>.files.parquet   path, before, after: sha256 of every file of the corpus
-              <time>.rows.parquet    shard, key, uid, found_by, status, error_message as they
-                                     were: where each forgotten row had its place
+Writes  ROOT/receipts/<time>.json            what was asked, what was found, what became of it
+        ROOT/receipts/<time>.files.parquet   path, before, after: sha256 of every file
+        ROOT/receipts/<time>.rows.parquet    shard, key, uid, found_by, status, error_message,
+                                             kept_by: the place that each forgotten row had, and
+                                             the selections that kept it
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from pipeline.tombstones import Kind
 
 ROWS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("shard", "key", "uid", "found_by", "status", "error_message")]
+    + [("kept_by", pa.list_(pa.string()))]
 )
 
 

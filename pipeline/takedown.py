@@ -45,11 +45,14 @@ class Followed:
     """Old digests that other records name, with what is in their place now."""
     rebuilds: list[dict[str, Any]] = field(default_factory=list)
     """Indices that are made anew once all else is in place."""
+    kept_by: dict[str, list[str]] = field(default_factory=dict)
+    """By uid of what is forgotten, the selections that kept it."""
 
     def add(self, other: "Followed") -> None:
         self.removed += other.removed
         self.digests |= other.digests
         self.rebuilds += other.rebuilds
+        self.kept_by |= other.kept_by
 
 
 def replaced(value: Any, digests: Mapping[str, str]) -> Any:
