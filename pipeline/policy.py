@@ -2,6 +2,7 @@
 
     title = "..."
     signals = ["caption", "clip"]            # the columns that the rules stand on
+    optional_signals = ["duplicates"]        # used where they are there
     weight = "1.0"                           # optional: how often a kept sample counts
 
     [[rules]]
@@ -9,10 +10,17 @@
     keep = "num_characters >= 5"             # true: keep; false or NULL: drop
     source = "LAION-5B, section 3"           # where the threshold comes from
 
+    [[rules]]
+    name = "copy of another"
+    keep = "duplicate_of IS NULL"
+    needs = "duplicates"                     # an optional signal: without it the rule is left out
+    source = "..."
+
 Reads   policies/<name>.toml (the shipped ones) or any fsspec URL
 """
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +28,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from infra import storage
 from infra.config import Settings, digest_of
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 
 KEPT = "kept"
 """What is counted beside the rules' names."""
@@ -32,12 +40,16 @@ class Rule(Settings):
     name: str = Field(min_length=1)
     keep: str = Field(min_length=1)
     source: str = ""
+    needs: str | None = None
+    """One of the optional signals; where it is not there, the rule is left out."""
 
 
 class Policy(Settings):
     title: str = ""
     signals: tuple[str, ...] | None = None
     """None: whatever has been scored."""
+    optional_signals: tuple[str, ...] = ()
+    """Used where they have been scored, and no mistake where not."""
     weight: str = "1.0"
     rules: tuple[Rule, ...] = Field(min_length=1)
 
@@ -48,11 +60,33 @@ class Policy(Settings):
             raise ValueError(f"rules need names of their own, and none is called {KEPT!r}")
         return self
 
+    @model_validator(mode="after")
+    def _check_needs(self) -> Self:
+        for rule in self.rules:
+            if rule.needs is not None and rule.needs not in self.optional_signals:
+                raise ValueError(f"rule {rule.name!r} needs {rule.needs!r}: no optional signal")
+        return self
+
+    def applied(self, signals: Collection[str]) -> Self:
+        """The policy without the rules whose optional signals are not among these."""
+        rules = tuple(rule for rule in self.rules if rule.needs is None or rule.needs in signals)
+        if not rules:
+            needed = ", ".join(self.optional_signals)
+            raise InputError(
+                f"policy: each of its rules needs a signal that is not there (any of {needed}); "
+                "score one of these first"
+            )
+        return self.model_copy(update={"rules": rules})
+
     @property
     def digest(self) -> str:
         """16 hex digits over what decides the outcome: titles and sources may be reworded."""
-        rules = [[rule.name, rule.keep] for rule in self.rules]
-        return digest_of([rules, self.weight, self.signals])
+        rules = [[rule.name, rule.keep, rule.needs] for rule in self.rules]
+        return digest_of([rules, self.weight, self.signals, self.optional_signals])
+
+
+def shipped_policies() -> list[str]:
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
 def load_policy(name_or_url: str) -> Policy:
@@ -62,9 +96,9 @@ def load_policy(name_or_url: str) -> Policy:
     try:
         return Policy.model_validate(tomllib.loads(storage.read_text(url)))
     except FileNotFoundError:
-        names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.toml")))
         raise ConfigError(
-            f"policy {name_or_url!r}: no such file, nor a shipped policy (shipped: {names})"
+            f"policy {name_or_url!r}: no such file, nor a shipped policy (shipped: "
+            f"{', '.join(shipped_policies())})"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"policy {url}: not TOML ({error})") from None

@@ -6,18 +6,19 @@
 Reads   ROOT/manifest.json, ROOT/shards/*.parquet, ROOT/columns/*/*.parquet
 Writes  ROOT/selections/<name>.parquet   uid, keep, weight, reason: one row a sample, in key order
         ROOT/selections/<name>.toml      the policy, its digest and the corpus's; written last
+        ROOT/dry-run.html                instead, with --dry-run: what the rules would do
 
 The first rule that is not true gives the reason; NULL (a score that could not be computed) is not
 true. Rules see the shards' own columns (caption, url, width, ...) and those of every signal, each
 signal also as a table of its name, for thresholds such as a quantile. DuckDB does the work, within
-`memory_limit`; no Ray.
+`memory_limit`; no Ray. What is read is first held against the digests it was written with.
 """
 
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
@@ -37,9 +38,10 @@ from pipeline.corpus import (
     list_signals,
     read_manifest,
     selection_url,
-    shard_url,
 )
-from pipeline.policy import KEPT, Policy, load_policy, policy_of
+from pipeline.policy import KEPT, Policy, load_policy, policy_of, shipped_policies
+from pipeline.samples_sql import check_digests, failure, first_line, open_samples
+from pipeline.thresholds import NUMBER
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -66,9 +68,13 @@ class Config(StageConfig):
     where: str | None = None
     """Instead of a policy: one SQL expression that is true for what to keep."""
     dry_run: Annotated[bool, EXECUTION_ONLY] = False
-    """Count only; write nothing."""
+    """Write no selection, but a page on what the rules would do."""
+    page: Annotated[Place | None, EXECUTION_ONLY] = None
+    """Where a dry run's page goes; none: ROOT/dry-run.html."""
     memory_limit: Annotated[str, EXECUTION_ONLY] = "4GB"
     """What DuckDB may hold in memory; beyond it, it spills to temporary files."""
+    check_digests: Annotated[bool, EXECUTION_ONLY] = True
+    """Read every parquet against its digest first."""
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
     """Replace a selection of this name that another policy made."""
 
@@ -76,38 +82,51 @@ class Config(StageConfig):
 def run(config: Config) -> Summary:
     """Raises ConfigError naming the rule whose SQL is wrong, and the columns that there are."""
     with Stopwatch() as watch, tempfile.TemporaryDirectory(prefix="carrara-") as spool:
-        policy = _policy(config)
+        whole = _policy(config)
         manifest = read_manifest(config.root)
-        signals = read_signals(config.root, manifest, policy.signals)
+        signals = read_signals(config.root, manifest, whole.signals, whole.optional_signals)
+        policy = whole.applied(signals)
         record = Record(
             manifest.digest, policy, {name: one.config_digest for name, one in signals.items()}
         )
-        connection = _open(config, manifest, list(signals), spool)
+        if config.check_digests:
+            check_digests(config.root, manifest, signals)
+        connection = open_samples(config.root, manifest, list(signals), config.memory_limit, spool)
         _check_sql(connection, policy)
-        if not config.dry_run:
-            _check_vacant(config, record)
-        batches = _select(connection, policy, manifest.num_samples)
-        counts, outputs = Counter[str](), {}
         if config.dry_run:
-            for batch in batches:
-                _count(batch, counts)
+            done = _try(config, manifest, policy, connection)
         else:
-            outputs = _write(config, record, batches, counts)
-    num_kept = counts[KEPT]
-    by_reason = {name: counts[name] for name in (KEPT, *(rule.name for rule in policy.rules))}
+            _check_vacant(config, record)
+            counts = Counter[str]()
+            batches = _select(connection, policy, manifest.num_samples)
+            done = _Done(_write(config, record, batches, counts), counts)
+    num_kept = done.counts[KEPT]
     return Summary(
         stage="select",
         num_in=manifest.num_samples,
         num_out=num_kept,
-        counts=by_reason,
+        counts={name: done.counts[name] for name in (KEPT, *(one.name for one in policy.rules))},
         seconds=watch.seconds,
-        outputs=outputs,
+        outputs=done.outputs,
         details={
             "keep rate": round(num_kept / max(manifest.num_samples, 1), 4),
             "policy digest": policy.digest,
+            "rules left out": [rule.name for rule in whole.rules if rule not in policy.rules],
             "dry run": config.dry_run,
+            **done.details,
         },
+        table=done.table,
     )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What `run` tells of a selection, written or tried."""
+
+    outputs: dict[str, str]
+    counts: Counter[str]
+    details: dict[str, object] = field(default_factory=dict)
+    table: list[dict[str, object]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -128,11 +147,18 @@ class Record:
 
 
 def read_signals(
-    root: str, manifest: Manifest, names: tuple[str, ...] | None
+    root: str,
+    manifest: Manifest,
+    names: tuple[str, ...] | None,
+    optional: tuple[str, ...] = (),
 ) -> dict[str, ColumnsManifest]:
-    """The manifests of the signals that a policy needs; None: of all that are whole."""
+    """The manifests of the signals that a policy needs; None: of all that are whole.
+
+    Of the optional ones those that are there.
+    """
     found = {}
-    for name in list_signals(root) if names is None else names:
+    wanted = list_signals(root) if names is None else names
+    for name in dict.fromkeys([*wanted, *optional]):
         url = storage.join(root, "columns", name, "manifest.json")
         if storage.exists(url):
             found[name] = read_record(url, ColumnsManifest)
@@ -156,7 +182,38 @@ def _policy(config: Config) -> Policy:
         return load_policy(config.policy)
     if config.where is not None and config.policy is None:
         return policy_of(config.where)
-    raise ConfigError("select: give either --policy NAME_OR_FILE or --where SQL, and not both")
+    if config.policy is not None:
+        raise ConfigError("select: --policy and --where are both given; give one of them")
+    raise ConfigError(
+        "select: what to keep is not said; give --policy with a TOML file or the name of a shipped "
+        f"policy ({', '.join(shipped_policies())}), or --where with an SQL expression"
+    )
+
+
+def _try(
+    config: Config, manifest: Manifest, policy: Policy, connection: "DuckDBPyConnection"
+) -> _Done:
+    """The page of a dry run, and its numbers for the terminal."""
+    from pipeline.dry_run import dry_run
+    from pipeline.dry_run_page import draw_page, numbers
+
+    found = dry_run(connection, policy, manifest.num_samples)
+    page = config.page or storage.join(config.root, "dry-run.html")
+    storage.publish_text(page, draw_page(connection, config.root, manifest, found, config.name))
+    rules = numbers(found)["rules"]
+    table = [
+        {
+            "": number,
+            "rule": rule["name"],
+            "as reason": rule["first"],
+            "alone": rule["alone"],
+            "only it": rule["only"],
+            **{f"% with {i}": round(share, 1) for i, share in enumerate(rule["both_shares"], 1)},
+        }
+        for number, rule in enumerate(rules, 1)
+    ]
+    counts = Counter({KEPT: found.num_kept} | {rule["name"]: rule["first"] for rule in rules})
+    return _Done({"page": page}, counts, {"rules": rules}, table)
 
 
 def _check_vacant(config: Config, record: Record) -> None:
@@ -173,53 +230,6 @@ def _check_vacant(config: Config, record: Record) -> None:
         )
 
 
-def _open(
-    config: Config, manifest: Manifest, signals: list[str], spool: str
-) -> "DuckDBPyConnection":
-    """A connection with a view of each signal and the view `samples`, which joins them on uid."""
-    import duckdb
-    import fsspec
-
-    settings: dict[str, Any] = {"memory_limit": config.memory_limit, "temp_directory": spool}
-    try:
-        connection = duckdb.connect(config=settings)
-    except duckdb.Error as error:
-        raise ConfigError(f"memory_limit {config.memory_limit!r}: {_first_line(error)}") from None
-    # Nothing is fetched from the network behind the user's back.
-    connection.execute("SET autoinstall_known_extensions = false")
-    if "://" in config.root:
-        filesystem, _ = fsspec.url_to_fs(config.root, use_listings_cache=False)
-        connection.register_filesystem(filesystem)
-    names = [shard.name for shard in manifest.shards]
-    rows = _read_parquet(shard_url(config.root, name, ".parquet") for name in names)
-    statements = [f"CREATE VIEW shards AS SELECT * FROM {rows} WHERE status = 'success'"]
-    joins = ""
-    for signal in signals:
-        folder = storage.join(config.root, "columns", signal)
-        files = _read_parquet(storage.join(folder, f"{name}.parquet") for name in names)
-        statements.append(f'CREATE VIEW "{signal}" AS SELECT * FROM {files}')
-        joins += f' LEFT JOIN "{signal}" USING (uid)'
-    statements.append(f"CREATE VIEW samples AS SELECT * FROM shards{joins}")
-    try:
-        for statement in statements:
-            connection.execute(statement)
-    except duckdb.Error as error:
-        raise _unreadable(error) from None
-    return connection
-
-
-def _unreadable(error: Exception) -> DamagedError:
-    return DamagedError(
-        f"a parquet of the shards or of the columns can't be read ({_first_line(error)}); "
-        "`carrara verify` tells which files are damaged"
-    )
-
-
-def _read_parquet(urls: Iterator[str]) -> str:
-    quoted = ", ".join("'" + url.replace("'", "''") + "'" for url in urls)
-    return f"read_parquet([{quoted}])"
-
-
 def _check_sql(connection: "DuckDBPyConnection", policy: Policy) -> None:
     """Each expression on its own, so that an error names its rule."""
     for rule in policy.rules:
@@ -230,7 +240,7 @@ def _check_sql(connection: "DuckDBPyConnection", policy: Policy) -> None:
                 "true or false"
             )
     kind = _type_of(connection, "weight", policy.weight)
-    if not re.match(r"DECIMAL|DOUBLE|FLOAT|U?(TINY|SMALL|BIG|HUGE)?INT", kind):
+    if not re.match(NUMBER, kind):
         raise ConfigError(f"weight {policy.weight!r} is {kind}; expected a number")
 
 
@@ -243,7 +253,7 @@ def _type_of(connection: "DuckDBPyConnection", place: str, expression: str) -> s
         return str(connection.sql(f"SELECT ({expression}\n) FROM samples LIMIT 0").types[0])
     except duckdb.Error as error:
         raise ConfigError(
-            f"{place}: {expression!r}: {_first_line(error)}; there are the columns {columns}"
+            f"{place}: {expression!r}: {first_line(error)}; there are the columns {columns}"
         ) from None
 
 
@@ -268,13 +278,7 @@ def _select(
                 bar.advance(batch.num_rows)
                 yield _with_reasons(batch, policy)
         except duckdb.Error as error:
-            # It names the file that it could not read.
-            if ".parquet" in str(error):
-                raise _unreadable(error) from None
-            raise ConfigError(
-                f"policy: {_first_line(error)}; an expression that fits its columns' types fails "
-                "on their values"
-            ) from None
+            raise failure(error) from None
     if num_rows != num_samples:
         raise DamagedError(
             f"the shards' parquets and columns join to {num_rows} rows, the manifest counts "
@@ -327,7 +331,3 @@ def _write(
     )
     storage.publish_text(toml, text)
     return {"selection": parquet, "policy": toml}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].partition(": ")[2] or str(error)

@@ -3,11 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tomli_w
 
+from infra import storage
 from infra.cluster import Workers
-from infra.errors import ConfigError, ConflictError, InputError
+from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.summary import Summary
 from pipeline import score, select
 from pipeline.corpus import (
@@ -19,7 +21,7 @@ from pipeline.corpus import (
     read_selection,
     write_columns,
 )
-from pipeline.policy import SHIPPED, Policy, load_policy
+from pipeline.policy import Policy, load_policy, shipped_policies
 
 
 @pytest.fixture
@@ -91,10 +93,11 @@ def test_the_same_command_gives_the_same_bytes(scored: str) -> None:
     assert [file.read_bytes() for file in files] == before
 
 
-def test_a_dry_run_counts_and_writes_nothing(scored: str) -> None:
-    summary = run(scored, where="num_words > 2", dry_run=True)
-    assert 0 < summary.num_out < 24
+def test_a_dry_run_counts_as_the_run_does_and_writes_no_selection(scored: str) -> None:
+    tried = run(scored, where="num_words > 2", dry_run=True)
+    assert 0 < tried.num_out < 24
     assert not Path(scored, "selections").exists()
+    assert run(scored, where="num_words > 2").counts == tried.counts
 
 
 def test_thresholds_may_follow_from_the_whole_column(scored: str) -> None:
@@ -163,8 +166,8 @@ def test_wrong_sql_is_one_line_that_names_it(scored: str, where: str, message: s
     ("settings", "message"),
     [
         ({"policy": "no-such"}, r"'no-such': no such file.*shipped: .*laion-2b-en"),
-        ({}, r"either --policy .* or --where"),
-        ({"policy": "laion-2b-en", "where": "true"}, r"not both"),
+        ({}, r"not said; give --policy .*clip-top-30.* or --where"),
+        ({"policy": "laion-2b-en", "where": "true"}, r"both given; give one"),
         ({"where": "true", "memory_limit": "much"}, r"memory_limit 'much'"),
     ],
 )
@@ -196,31 +199,97 @@ def test_scores_of_another_corpus_are_refused(scored: str, make_corpus: Any) -> 
         run(scored, where="num_words > 2")
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
+@pytest.mark.parametrize("name", shipped_policies())
 def test_every_shipped_rule_cites_its_source_and_runs(scored: str, name: str) -> None:
     policy = load_policy(name)
     assert policy.title
     assert all(rule.source for rule in policy.rules)
-    for signal in set(policy.signals or ()) - set(list_signals(scored)):
+    for signal in {*(policy.signals or ()), *policy.optional_signals} - set(list_signals(scored)):
         add_scores(scored, signal)
-    assert run(scored, policy=name).num_in == 24
+    summary = run(scored, policy=name)
+    assert summary.num_in == 24
+    assert summary.details["rules left out"] == []
 
 
-COLUMNS: dict[str, dict[str, float]] = {
+def test_rules_of_optional_signals_wait_for_them(scored: str, tmp_path: Path) -> None:
+    rules = [
+        {"name": "short", "keep": "num_words >= 2"},
+        {"name": "copy", "keep": "duplicate_of IS NULL", "needs": "duplicates"},
+    ]
+    optional = {"signals": ["caption"], "optional_signals": ["duplicates"], "rules": rules}
+    policy = write_policy(tmp_path, **optional)
+    without = run(scored, policy=policy)
+    assert without.details["rules left out"] == ["copy"]
+    assert "copy" not in without.counts
+    add_scores(scored, "duplicates")
+    with pytest.raises(ConflictError, match="another policy digest"):
+        run(scored, policy=policy)
+    with_it = run(scored, policy=policy, overwrite=True)
+    assert with_it.details["rules left out"] == []
+    assert with_it.counts["copy"] > 0
+    assert with_it.num_out + with_it.counts["copy"] == without.num_out
+
+
+def test_a_policy_of_rules_that_all_wait_is_an_error(scored: str, tmp_path: Path) -> None:
+    rules = [{"name": "copy", "keep": "duplicate_of IS NULL", "needs": "duplicates"}]
+    policy = write_policy(tmp_path, optional_signals=["duplicates"], signals=[], rules=rules)
+    with pytest.raises(InputError, match=r"needs a signal that is not there .*duplicates"):
+        run(scored, policy=policy)
+
+
+def test_scores_in_another_order_are_joined_by_uid(scored: str) -> None:
+    in_order = run(scored, where="num_words > 2", name="before")
+    before = read_selection(scored, "before")
+    for shard in read_manifest(scored).shards:
+        path = Path(scored, "columns", "caption", f"{shard.name}.parquet")
+        table = pq.read_table(path)
+        pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
+    write_digests(scored, "caption")
+    assert run(scored, where="num_words > 2", name="after").counts == in_order.counts
+    assert read_selection(scored, "after").equals(before)
+
+
+@pytest.mark.parametrize("path", ["columns/caption/00001.parquet", "shards/00001.parquet"])
+def test_what_is_read_is_held_against_its_digest(scored: str, path: str) -> None:
+    file = Path(scored, path)
+    table = pq.read_table(file)
+    pq.write_table(table, file, compression="gzip")  # the same values, other bytes
+    with pytest.raises(DamagedError, match=rf"{path}: missing, or not what its manifest says"):
+        run(scored, where="num_words > 2")
+    assert run(scored, where="num_words > 2", check_digests=False).num_in == 24
+
+
+COLUMNS: dict[str, dict[str, Any]] = {
     "clip": {"clip_similarity": 0.3},
     "neighbours": {"knn_rank_image": 1, "knn_rank_text": 1},
+    "image_based": {"num_targets_in_cluster": 2},
+    "placeholder": {"num_urls": 1},
+    "safety": {"nudity_exposed": 0.0},
 }
 
 
 def add_scores(root: str, signal: str) -> None:
     """Values for a signal whose model is not to hand here."""
-    manifest = read_manifest(root)
-    for shard in manifest.shards:
+    for shard in read_manifest(root).shards:
         rows = read_rows(root, shard, ["uid", "status"]).to_pylist()
         uids = [row["uid"] for row in rows if row["status"] == "success"]
-        values = {name: [value] * len(uids) for name, value in COLUMNS[signal].items()}
+        values = {name: [value] * len(uids) for name, value in COLUMNS.get(signal, {}).items()}
+        if signal == "duplicates":  # every shard's second sample is a copy of its first
+            copies = [None, uids[0], *[None] * (len(uids) - 2)]
+            values = {"duplicate_of": copies, "in_heldout": [False] * len(uids)}
         write_columns(root, signal, shard.name, pa.table({"uid": uids, **values}))
+    write_digests(root, signal)
+
+
+def write_digests(root: str, signal: str) -> None:
+    """The signal's manifest, of what is there now."""
+    manifest = read_manifest(root)
+    folder = Path(root, "columns", signal)
     record = ColumnsManifest(
-        signal=signal, identity={}, config_digest="0", corpus_digest=manifest.digest, files={}
+        signal=signal,
+        identity={},
+        config_digest="0",
+        corpus_digest=manifest.digest,
+        files={file.name: storage.sha256(str(file)) for file in folder.glob("*.parquet")},
     )
-    Path(root, "columns", signal, "manifest.json").write_text(record.model_dump_json())
+    (folder / "manifest.json").write_text(record.model_dump_json())
