@@ -89,6 +89,7 @@ SIGNALS = {
     "clip": "retrieval.neighbours:ClipSignal",
     "neighbours": "retrieval.neighbours:NeighboursSignal",
     "masked_clip": "retrieval.masked:MaskedClipSignal",
+    "image_based": "retrieval.clusters:ImageBasedSignal",
     "clip_safety": "retrieval.heads:ClipSafetySignal",
     "aesthetic": "retrieval.heads:AestheticSignal",
 }

@@ -108,7 +108,7 @@ class NeighboursSignal:
         from retrieval.search import Retriever
 
         self._corpus = EmbeddedCorpus(root, options)
-        self._k_max = _whole_number(options, "k_max", K_MAX)
+        self._k_max = whole_number(options, "k_max", K_MAX)
         self._retriever = Retriever.open(root, self._corpus.encoder)
         indexed = self._retriever.manifest.embeddings_digest
         if indexed != self._corpus.manifest.digest:
@@ -169,7 +169,7 @@ class NeighboursSignal:
         return row_starts(self._retriever.manifest.parts)
 
 
-def _whole_number(options: Options, name: str, default: int) -> int:
+def whole_number(options: Options, name: str, default: int) -> int:
     text = options.get(name)
     if text is None:
         return default

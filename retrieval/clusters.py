@@ -1,0 +1,214 @@
+"""Which pictures are like those of a set that the user gives: for DataComp's image-based filter.
+
+    carrara score ROOT --signals image_based --options.targets PICTURES_FOLDER
+    carrara score ROOT --signals image_based --options.targets embeddings.npy
+
+Reads   ROOT/embeddings/<encoder>/; the target pictures of a folder, or their embeddings [m, d] by
+        the same encoder as .npy, on any fsspec URL
+Writes  ROOT/columns/image_based/model.npz   centroids, and how many targets each has; once
+
+The corpus's pictures are clustered by k-means over their embeddings, and each target goes to its
+nearest centroid. DataComp (Gadre et al. 2023, section 3.3) keeps the clusters that a picture of
+ImageNet's training set is nearest to, of 100,000 clusters over a pool of 128 million or more; here
+there is a cluster for every 40 pictures of the corpus, up to as many. `target_similarity` is the
+cosine of the nearest target: NormSim-infinity of Wang et al., "CLIPLoss and Norm-Based Data
+Selection" (NeurIPS 2024). It costs pictures times targets times d.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from infra import storage
+from infra.errors import ConfigError, InputError
+from infra.progress import track
+from pipeline.corpus import Shard
+from pipeline.score import Options
+from retrieval.embeddings import embeddings_url
+from retrieval.knn import VectorStream, evenly_spaced
+from retrieval.neighbours import EmbeddedCorpus, whole_number
+from retrieval.pictures import decode_picture
+
+ROWS_A_CLUSTER = 40
+"""faiss asks for 39 rows a centroid at least."""
+MAX_CLUSTERS = 100_000
+"""DataComp, section 3.3."""
+NUM_ITERATIONS = 20
+TRAINING_ROWS_A_CLUSTER = 256
+"""faiss looks at no more."""
+SEED = 0
+BATCH_SIZE = 64
+"""Target pictures encoded at once."""
+
+
+class ImageBasedSignal:
+    name = "image_based"
+    schema = pa.schema(
+        [
+            ("cluster", pa.int32()),
+            ("cluster_similarity", pa.float32()),
+            ("num_targets_in_cluster", pa.int32()),
+            ("target_similarity", pa.float32()),
+        ]
+    )
+
+    def __init__(self, root: str, options: Options) -> None:
+        self._corpus = EmbeddedCorpus(root, options)
+        targets = options.get("targets")
+        if targets is None:
+            raise ConfigError(
+                f"signals {self.name!r}: no targets given; expected --options.targets with a "
+                "folder of pictures, or an .npy file of their embeddings"
+            )
+        self._targets = storage.absolute(targets)
+        num_rows = self._corpus.manifest.num_rows
+        default = min(MAX_CLUSTERS, max(1, num_rows // ROWS_A_CLUSTER))
+        self._num_clusters = whole_number(options, "num_clusters", default)
+        if self._num_clusters > num_rows:
+            raise ConfigError(
+                f"options.num_clusters {self._num_clusters}: expected at most one for each of the "
+                f"{num_rows} embedded pictures"
+            )
+        self._model_url = storage.join(root, "columns", self.name, "model.npz")
+        self._files = list(self._list_targets())
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "targets": self._targets_digest,
+            "num_clusters": self._num_clusters,
+            "models": dict.fromkeys(self.schema.names, self._corpus.models),
+            **self._corpus.identity(),
+        }
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Clusters the corpus; kept, since another machine's k-means may come out otherwise."""
+        if not storage.exists(self._model_url):
+            targets = self._embed_targets()
+            centroids = self._cluster()
+            _, nearest = faiss.knn(targets, centroids, 1, faiss.METRIC_INNER_PRODUCT)
+            num_targets = np.bincount(nearest[:, 0], minlength=len(centroids))
+            buffer = io.BytesIO()
+            np.savez(
+                buffer,
+                centroids=centroids,
+                num_targets=num_targets,
+                targets=targets.astype(np.float16),  # as the corpus's own are kept
+            )
+            storage.publish_bytes(self._model_url, buffer.getvalue())
+        yield
+
+    def __call__(self, shard: Shard) -> pa.Table:
+        rows = self._corpus.rows(shard, "image")
+        similarities, clusters = self._nearest(rows, "centroids")
+        target_similarities, _ = self._nearest(rows, "targets")
+        values = {
+            "cluster": pa.array(clusters, pa.int32()),
+            "cluster_similarity": pa.array(similarities, pa.float32()),
+            "num_targets_in_cluster": pa.array(self._model["num_targets"][clusters], pa.int32()),
+            "target_similarity": pa.array(target_similarities, pa.float32()),
+        }
+        return self._corpus.columns(shard, values)
+
+    def _nearest(self, rows: np.ndarray, among: str) -> tuple[np.ndarray, np.ndarray]:
+        """Similarity [n] to the nearest, and its number [n]."""
+        found = faiss.knn(rows, self._model[among], 1, faiss.METRIC_INNER_PRODUCT)
+        return found[0][:, 0], found[1][:, 0]
+
+    @cached_property
+    def _model(self) -> dict[str, np.ndarray]:
+        with np.load(io.BytesIO(storage.read_bytes(self._model_url))) as arrays:
+            return {name: arrays[name] for name in ("num_targets", "centroids")} | {
+                "targets": arrays["targets"].astype(np.float32)
+            }
+
+    def _cluster(self) -> np.ndarray:
+        """Centroids [k, d], unit rows."""
+        manifest = self._corpus.manifest
+        folder = embeddings_url(self._corpus.root, self._corpus.encoder)
+        stream = VectorStream(folder, manifest.parts, "image")
+        num = self._num_clusters * TRAINING_ROWS_A_CLUSTER
+        rows = stream.take(evenly_spaced(stream.num_rows, num))
+        kmeans = faiss.Kmeans(
+            manifest.dim,
+            self._num_clusters,
+            niter=NUM_ITERATIONS,
+            spherical=True,
+            seed=SEED,
+            min_points_per_centroid=1,  # of a number that the user chose there is no warning
+            max_points_per_centroid=TRAINING_ROWS_A_CLUSTER,
+        )
+        kmeans.train(rows)
+        assert kmeans.centroids is not None
+        return kmeans.centroids
+
+    # Targets
+
+    def _list_targets(self) -> Iterator[str]:
+        if self._targets.endswith(".npy"):
+            yield self._targets
+            return
+        names = sorted(storage.list_files(self._targets))
+        if not names:
+            raise InputError(
+                f"targets {self._targets}: nothing is there; expected a folder of pictures, or an "
+                ".npy file of embeddings"
+            )
+        yield from (storage.join(self._targets, name) for name in names)
+
+    @cached_property
+    def _targets_digest(self) -> str:
+        digest = hashlib.sha256()
+        for url in self._files:
+            try:
+                digest.update(bytes.fromhex(storage.sha256(url)))
+            except FileNotFoundError:
+                raise InputError(f"targets {url}: no such file") from None
+        return digest.hexdigest()
+
+    def _embed_targets(self) -> np.ndarray:
+        """[m, d] float32, unit rows."""
+        if self._targets.endswith(".npy"):
+            return self._read_targets()
+        from retrieval.encoder import load_encoder
+
+        encoder = load_encoder(self._corpus.encoder, device="auto")
+        batches = []
+        with track("score: targets", len(self._files), "pictures") as bar:
+            for start in range(0, len(self._files), BATCH_SIZE):
+                urls = self._files[start : start + BATCH_SIZE]
+                batches.append(encoder.encode_images([_picture(url) for url in urls]))
+                bar.advance(len(urls))
+        return np.concatenate(batches)
+
+    def _read_targets(self) -> np.ndarray:
+        dim = self._corpus.manifest.dim
+        try:
+            rows = np.load(io.BytesIO(storage.read_bytes(self._targets)), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"targets {self._targets}: not an .npy file ({error})") from None
+        if rows.ndim != 2 or rows.shape[1] != dim or not len(rows):
+            raise InputError(
+                f"targets {self._targets}: shape {rows.shape}; expected [m, {dim}], embeddings by "
+                f"{self._corpus.encoder!r}"
+            )
+        rows = rows.astype(np.float32)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not (np.isfinite(lengths).all() and lengths.all()):
+            raise InputError(f"targets {self._targets}: some rows are no embeddings (zero or NaN)")
+        return np.ascontiguousarray(rows / lengths)
+
+
+def _picture(url: str) -> Any:
+    try:
+        return decode_picture(storage.read_bytes(url))
+    except InputError as error:
+        raise InputError(f"targets {url}: {error}; expected pictures alone in the folder") from None
