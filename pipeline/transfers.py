@@ -115,10 +115,10 @@ class Transfer:
     def end(self, error: int = pycurl.E_OK) -> Answer:
         """What came of it; `error` is libcurl's code."""
         answer = self._answer
-        if error == pycurl.E_OK and not self._is_past_head:
-            answer.failure = _BROKEN  # the connection's end, which libcurl takes for the head's
-        elif error == pycurl.E_OK or self._is_truncated:
+        if error == pycurl.E_OK or self._is_truncated:
             answer.data = b"".join(self._chunks)
+            if answer.status < 200:  # none at all, or the connection ended before the head did
+                answer.failure = _BROKEN
         elif answer.failure is None and not answer.is_evicted:
             answer.failure = self._failure(error)
         self._traffic.num_bytes_in_flight -= self._num_bytes
