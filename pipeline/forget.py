@@ -71,7 +71,7 @@ RETRIEVAL = "retrieval.forgetting"
 """Follows where there are embeddings; named, not imported: curation needs no model library."""
 Answer = TypeVar("Answer")
 
-PAGES = ("report.html",)
+PAGES = ("report.html", "dry-run.html")
 """Pages with pictures that are made again by a command."""
 
 
