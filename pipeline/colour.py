@@ -6,6 +6,7 @@ it came with, is left out, as browsers do.
 """
 
 import io
+from collections.abc import Callable
 from functools import lru_cache
 from typing import cast
 
@@ -24,6 +25,9 @@ and curves of sRGB differ by so much."""
 MAX_PROFILE_BYTES = 4 << 20
 """Printing profiles have up to about 3 MB; what is larger is left out."""
 
+MAX_BAND_AREA = 1 << 22
+"""Pixels."""
+
 _PILLOW_MODES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}
 _PROFILE_SPACES = {1: b"GRAY", 3: b"RGB ", 4: b"CMYK"}
 _DEVICE_CLASSES = (b"mntr", b"scnr", b"prtr", b"spac")
@@ -35,7 +39,9 @@ def to_srgb(pixels: Pixels, profile: bytes | None) -> Pixels:
     """[H, W, 3] BGR in sRGB."""
     transform = _transform(profile, pixels) if profile else None
     if transform is not None:
-        return cv2.cvtColor(_apply(transform, pixels), cv2.COLOR_RGB2BGR)
+        return in_bands(
+            lambda band: cv2.cvtColor(_apply(transform, band), cv2.COLOR_RGB2BGR), pixels
+        )
     if pixels.ndim == 2:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     if pixels.shape[2] == 4:
@@ -50,6 +56,8 @@ def is_srgb(profile: bytes | None) -> bool:
 
 def over_background(pixels: Pixels, alpha: Pixels, background: str) -> Pixels:
     """BGR laid over "#rrggbb", rounded to the nearest."""
+    if alpha.min() == 255:
+        return pixels
     colour = np.frombuffer(bytes.fromhex(background.lstrip("#")), np.uint8)[::-1]
     share = cv2.merge([alpha, alpha, alpha])
     ground = np.empty_like(pixels)
@@ -57,6 +65,20 @@ def over_background(pixels: Pixels, alpha: Pixels, background: str) -> Pixels:
     above = cv2.multiply(pixels, share, dtype=cv2.CV_16U)
     below = cv2.multiply(ground, cv2.bitwise_not(share), dtype=cv2.CV_16U)
     return cv2.convertScaleAbs(cv2.add(above, below), alpha=1 / 255)
+
+
+def in_bands(function: Callable[..., Pixels], *pixels: Pixels) -> Pixels:
+    """[H, W, 3] of the function's answers to a few rows at a time: what it takes of memory on its
+    way is bounded."""
+    height, width = pixels[0].shape[:2]
+    num_rows = max(1, MAX_BAND_AREA // width)
+    if num_rows >= height:
+        return function(*pixels)
+    whole = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, num_rows):
+        rows = slice(top, top + num_rows)
+        whole[rows] = function(*(each[rows] for each in pixels))
+    return whole
 
 
 def _from_bare_cmyk(pixels: Pixels) -> Pixels:

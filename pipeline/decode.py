@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image
 
-from pipeline.colour import Pixels, over_background, to_srgb
+from pipeline.colour import MAX_BAND_AREA, Pixels, over_background, to_srgb
 from pipeline.exif import ORIENTATION, UPRIGHT
 from pipeline.jpeg import UnsupportedJpegError, decode_jpeg
 from pipeline.picture_header import (
@@ -66,45 +66,51 @@ def _decode_with_pillow(data: bytes, header: Header, background: str) -> Decoded
         # Pillow turns TIFFs itself.
         turned = 1 if header.format == "TIFF" else image.getexif().get(ORIENTATION, UPRIGHT)
         profile = image.info.get("icc_profile")
-        pixels, alpha = _split(image)
+        profile = profile if isinstance(profile, bytes) else None
+        pixels = _pixels(image, profile, background)
     except DECODER_ERRORS as error:
         # Pillow has no error of its own for files that end too soon, but says so.
         cut = "truncated" in str(error)
         raise UnusableError("truncated" if cut else "undecodable") from error
     if pixels.shape[1::-1] != (header.width, header.height):
         raise UnusableError("undecodable")
-    if alpha is not None:
-        pixels, profile = over_background(to_srgb(pixels, profile), alpha, background), None
+    has_alpha = image.has_transparency_data
     return Decoded(
         pixels,
-        profile if isinstance(profile, bytes) else None,
+        None if has_alpha else profile,
         turned if isinstance(turned, int) else UPRIGHT,
         (header.width, header.height),
-        is_plain=stored_mode == "RGB" and alpha is None and not getattr(image, "is_animated", 0),
+        is_plain=stored_mode == "RGB" and not has_alpha and not getattr(image, "is_animated", 0),
     )
 
 
-def _split(image: ImageFile.ImageFile) -> tuple[Pixels, Pixels | None]:
-    """Pixels without transparency, and how opaque each is where not all are."""
-    picture: Image.Image = image
-    if picture.mode in _DEEP_GREY_MODES:
-        return (np.asarray(picture) >> 8).astype(np.uint8), None
-    if picture.mode in ("L", "1", "LA", "La") and picture.has_transparency_data:
-        grey, alpha = np.moveaxis(np.asarray(picture.convert("LA")), 2, 0)
-        return np.ascontiguousarray(grey), _unless_opaque(np.ascontiguousarray(alpha))
-    if picture.has_transparency_data:
-        channels = np.asarray(picture.convert("RGBA"))
-        colours = cv2.cvtColor(channels, cv2.COLOR_RGBA2BGR)
-        return colours, _unless_opaque(np.ascontiguousarray(channels[:, :, 3]))
-    if picture.mode in ("1", "L"):
-        return np.asarray(picture.convert("L")), None
-    if picture.mode == "CMYK":
-        return np.asarray(picture), None
-    if picture.mode in ("I", "F"):
+def _pixels(image: Image.Image, profile: bytes | None, background: str) -> Pixels:
+    """Of a few rows at a time: Pillow's pictures and arrays have several copies between them."""
+    num_rows = max(1, MAX_BAND_AREA // image.width)
+    if num_rows >= image.height:
+        return _band(image, profile, background)
+    first = _band(image.crop((0, 0, image.width, num_rows)), profile, background)
+    pixels = np.empty((image.height, *first.shape[1:]), np.uint8)
+    for top in range(0, image.height, num_rows):
+        box = (0, top, image.width, min(image.height, top + num_rows))
+        pixels[top : top + num_rows] = _band(image.crop(box), profile, background)
+    return pixels
+
+
+def _band(image: Image.Image, profile: bytes | None, background: str) -> Pixels:
+    """Opaque pixels with their profile still to be applied; others in sRGB on the background."""
+    if image.mode in _DEEP_GREY_MODES:
+        return (np.asarray(image) >> 8).astype(np.uint8)
+    if image.mode in ("I", "F"):
         # Of 32 bits nothing tells which value is white.
         raise UnusableError("undecodable")
-    return cv2.cvtColor(np.asarray(picture.convert("RGB")), cv2.COLOR_RGB2BGR), None
-
-
-def _unless_opaque(alpha: Pixels) -> Pixels | None:
-    return None if alpha.min() == 255 else alpha
+    if image.has_transparency_data:
+        is_grey = image.mode in ("1", "L", "LA", "La")
+        channels = cv2.split(np.asarray(image.convert("LA" if is_grey else "RGBA")))
+        colours = channels[0] if is_grey else cv2.merge(channels[2::-1])
+        return over_background(to_srgb(colours, profile), channels[-1], background)
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    if image.mode == "CMYK":
+        return np.asarray(image)
+    return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)

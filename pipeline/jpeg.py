@@ -108,13 +108,15 @@ def reduction_for(stored: Size, wanted: Size) -> int:
 
 def _decode(data: bytes, channels: str, size: Size, reduction: int) -> Pixels:
     scale = {} if reduction == 1 else {"min_width": size[0], "min_height": size[1], "min_factor": 2}
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, channels, **scale)
-    except ValueError as error:
-        if not _is_harmless(str(error)):
+    for strict in (True, False):
+        try:
+            pixels: Pixels = simplejpeg.decode_jpeg(data, channels, strict=strict, **scale)
+        except ValueError as error:
+            if strict and _is_harmless(str(error)):
+                continue
             is_cut = str(error).startswith("Premature end of JPEG file")
             raise UnusableError("truncated" if is_cut else "undecodable") from error
-        pixels = simplejpeg.decode_jpeg(data, channels, strict=False, **scale)
+        break
     if pixels.shape[1::-1] != size:
         raise UnusableError("undecodable")
     return pixels

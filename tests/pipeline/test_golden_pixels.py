@@ -243,6 +243,23 @@ def test_a_transparent_gif_shows_white() -> None:
     assert seen[2, 6].tolist() == [200, 100, 50]
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "CMYK"])
+def test_a_picture_of_many_bands_is_seamless(mode: str) -> None:
+    """Beyond 4 megapixels the work is done some rows at a time."""
+    levels = np.tile(np.arange(2600, dtype=np.uint16)[:, None] // 11, (1, 2000)).astype(np.uint8)
+    image = Image.fromarray(levels)
+    if mode == "P":
+        image.putpalette([level for level in range(256) for _ in range(3)])
+    elif mode == "CMYK":
+        blank = Image.new("L", image.size)
+        image = Image.merge("CMYK", (blank, blank, blank, Image.fromarray(255 - levels)))
+    else:
+        image = image.convert(mode)
+    data = file_of(image, "TIFF" if mode == "CMYK" else "PNG")
+    wanted = np.broadcast_to(levels[:, :, None], (2600, 2000, 3))
+    np.testing.assert_array_equal(shown(data), wanted)
+
+
 def test_borders_stay_white_whatever_the_background() -> None:
     data = file_of(Image.new("RGBA", (16, 8), (0, 0, 0, 0)), "PNG")
     pixels = shown(data, resize_mode="border", image_size=16, background="#ff0000")
