@@ -45,6 +45,9 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
         "select": Stage("pipeline.select", "A policy (SQL over the columns) -> a selection."),
         "pack": Stage("pipeline.pack", "A selection -> new, even, shuffled shards."),
         "forget": Stage("pipeline.forget", "Take samples down: tombstones, new shards, a receipt."),
+        "why": Stage(
+            "pipeline.why", "All that is known of one row, and of what became of it.", False
+        ),
         "verify": Stage("pipeline.verify", "Reread everything against its digests.", False),
         "report": Stage("pipeline.report", "The corpus and its runs as one offline page.", False),
     },
@@ -82,6 +85,25 @@ def run_command(argv: Sequence[str]) -> int:
         return _fail(ConfigError(f"{unused!r}: more than the command takes; quote what has spaces"))
     except cyclopts.CycloptsError as error:
         return _fail(ConfigError(" ".join(str(error).split())))
+    except CarraraError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main_img2dataset() -> None:
+    """The `carrara-img2dataset` script: `download` by img2dataset's options."""
+    sys.exit(run_img2dataset(sys.argv[1:]))
+
+
+def run_img2dataset(argv: Sequence[str]) -> int:
+    """Run one command line of img2dataset's; returns its exit code."""
+    from pipeline.img2dataset_options import config_of
+
+    try:
+        execute("download", config_of(argv))
     except CarraraError as error:
         return _fail(error)
     except KeyboardInterrupt:
