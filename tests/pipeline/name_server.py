@@ -111,7 +111,7 @@ def main() -> None:
         "inside": tried("inside"),
         "metadata": tried("metadata"),
         "both": tried("both"),
-        "silent": tried("silent{}", 30, timeout=0.5, opt_outs=()),
+        "silent": tried("silent{}", 16, timeout=0.5, opt_outs=()),
     }
     transfers.DNS_CACHE_S = 0
     told["rebound"] = tried("rebound", retries=1, opt_outs=())
