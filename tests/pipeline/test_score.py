@@ -57,15 +57,16 @@ class Prepared(Sparse):
 
     @contextmanager
     def prepared(self):
-        path = Path(self.root, "times")
-        path.write_text(path.read_text() + "." if path.exists() else ".")
+        with Path(self.root, "prepared").open("a") as file:
+            file.write("once ")
+        Path(self.root, "ready").touch()
         yield
-        path.unlink()
+        Path(self.root, "ready").unlink()
 
     def __call__(self, shard):
-        times = len(Path(self.root, "times").read_text())
+        ready = int(Path(self.root, "ready").exists())
         uids = [sample.uid for sample in iter_samples(self.root, shard)]
-        return pa.table({"uid": uids, "score": pa.array([times] * len(uids), pa.int32())})
+        return pa.table({"uid": uids, "score": pa.array([ready] * len(uids), pa.int32())})
 
 class Short(Length):
     name = "short"
@@ -163,8 +164,9 @@ def test_what_the_corpus_has_to_be_seen_for_is_prepared_once(
 ) -> None:
     run(small_corpus, f"{own_signals}:Prepared")
     assert set(read_columns(small_corpus, "prepared")["score"].to_pylist()) == {1}
-    assert not Path(small_corpus, "times").exists()
+    assert not Path(small_corpus, "ready").exists()
     run(small_corpus, f"{own_signals}:Prepared")  # all is scored: nothing to prepare for
+    assert Path(small_corpus, "prepared").read_text() == "once "
 
 
 def test_options_are_named_as_settings_are(small_corpus: str, own_signals: str) -> None:

@@ -7,7 +7,7 @@ import nudenet.nudenet
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from infra.cluster import Workers
 from pipeline import score
@@ -36,9 +36,12 @@ def test_the_classes_are_the_package_s_own_in_its_order() -> None:
     assert {label for labels in GROUPS.values() for label in labels} <= set(LABELS)
 
 
+@pytest.mark.parametrize("border", [(0, 0, 0, 0), (0, 0, 20, 0), (0, 15, 0, 15)])
 @pytest.mark.parametrize("name", ["1f64e-200d-2642-fe0f.png", "1f52e.png"])
-def test_the_highest_confidence_is_the_package_s_own(name: str, signal: SafetySignal) -> None:
-    picture = emoji(name)
+def test_the_highest_confidence_is_the_package_s_own(
+    name: str, border: tuple[int, int, int, int], signal: SafetySignal
+) -> None:
+    picture = ImageOps.expand(emoji(name), border, "white")
     file = io.BytesIO()
     picture.save(file, "PNG")
     detections = nudenet.NudeDetector().detect(file.getvalue())

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,8 +215,11 @@ def test_the_other_signal_s_head_is_refused(corpus: str, tmp_path: Path) -> None
 
 
 class Evil:
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return Path, ("evil",)
+        return os.mkdir, (str(self._place),)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -224,9 +228,10 @@ def test_what_is_no_state_dict_is_refused_unrun(corpus: str, tmp_path: Path, suf
     path.write_bytes(b"not weights")
     with pytest.raises(InputError, match="not a state dict"):
         run(corpus, "aesthetic", path)
-    torch.save({"weight": Evil()}, path)
+    torch.save({"weight": Evil(tmp_path / "made")}, path)
     with pytest.raises(InputError, match="not a state dict"):
         run(corpus, "aesthetic", path)
+    assert not (tmp_path / "made").exists()
     torch.save(torch.zeros(3), path)
     with pytest.raises(InputError, match="not a state dict"):
         run(corpus, "aesthetic", path)
