@@ -33,13 +33,16 @@ class Near:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Samples on which all other rules agree, so that this one decides; the nearest come first."""
+    """Samples that a rule just keeps or drops, where it can be the one that decides on them."""
 
     rule: Rule
     threshold: Threshold | None
     """None: the rule compares no numbers, and what only it drops is drawn by chance."""
     kept: list[Near]
+    """Kept by all rules; the nearest to the threshold come first."""
     dropped: list[Near]
+    is_decisive: bool
+    """What is dropped is dropped by this rule alone; where there is nothing such, by others too."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def _query(policy: Policy, sides: Sequence[_Side]) -> str:
         if side.threshold is None:
             # By uid, which is a hash: a fair draw.
             columns.append(f"{{'d': 0.0, 'uid': uid, 's': NULL, 'l': NULL}} AS {one}")
-            where = f"failed = {bit}"
+            where = f"failed & {bit} <> 0"
         else:
             score, limit = f"({side.threshold.score})", f"({side.threshold.limit})"
             columns.append(
@@ -130,7 +133,7 @@ def _query(policy: Policy, sides: Sequence[_Side]) -> str:
                 f"'l': {limit}::DOUBLE}} AS {one}, "
                 f"{score} {side.threshold.operator} {limit} AS passes_{number}"
             )
-            where = f"(failed = 0 AND passes_{number}) OR (failed = {bit} AND NOT passes_{number})"
+            where = f"CASE failed & {bit} WHEN 0 THEN passes_{number} ELSE NOT passes_{number} END"
         nearest.append(f"min({one}, {NUM_NEAR}) FILTER ({where})")
     return f"""
         WITH judged AS (SELECT {bits} AS failed, {", ".join(columns)} FROM samples)
@@ -142,10 +145,19 @@ def _boundaries(
     policy: Policy, sides: Sequence[_Side], near: dict[int, list[Any]]
 ) -> Iterator[Boundary]:
     for number, side in enumerate(sides):
-        kept, dropped = (
-            [Near(one["uid"], one["s"], one["l"]) for one in near[failed][number] or ()]
-            if failed in near
-            else []
-            for failed in (0, 1 << side.rule)
+        bit = 1 << side.rule
+        found = {failed: of_sides[number] or [] for failed, of_sides in near.items()}
+        is_decisive = bool(found.get(bit))
+        others = [one for failed, some in found.items() if failed & bit for one in some]
+        yield Boundary(
+            rule=policy.rules[side.rule],
+            threshold=side.threshold,
+            kept=_nearest(found.get(0, []) if side.threshold else []),
+            dropped=_nearest(found[bit] if is_decisive else others),
+            is_decisive=is_decisive,
         )
-        yield Boundary(policy.rules[side.rule], side.threshold, kept, dropped)
+
+
+def _nearest(found: list[dict[str, Any]]) -> list[Near]:
+    ordered = sorted(found, key=lambda one: (one["d"], one["uid"]))
+    return [Near(one["uid"], one["s"], one["l"]) for one in ordered[:NUM_NEAR]]

@@ -32,6 +32,7 @@ class Shown:
     num_dropped: int
     """By this rule and no other."""
     kept: list[Picture]
+    dropped_label: str
     dropped: list[Picture]
 
 
@@ -56,6 +57,7 @@ def draw_page(
             limit=_limit_of(boundary),
             num_dropped=found.num_only(found.policy.rules.index(boundary.rule)),
             kept=list(pictures(boundary.kept)),
+            dropped_label=_label(boundary),
             dropped=list(pictures(boundary.dropped)),
         )
         for boundary in found.boundaries
@@ -102,6 +104,11 @@ def _rows(
             {", ".join(PLACE_SCHEMA.names)} FROM {files} WHERE list_contains(?, uid)""",
         params=[sorted({one.uid for one in near})],
     ).to_arrow_table()
+
+
+def _label(boundary: Boundary) -> str:
+    how = "Dropped, drawn by chance" if boundary.threshold is None else "Just dropped"
+    return how if boundary.is_decisive else f"{how}; by other rules too"
 
 
 def _sql_of(boundary: Boundary) -> str:

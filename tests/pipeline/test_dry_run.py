@@ -86,6 +86,14 @@ def test_each_comparison_of_a_rule_has_its_own_boundary(scored: str) -> None:
     assert characters.dropped
 
 
+def test_where_no_rule_decides_alone_what_others_drop_too_is_shown(scored: str) -> None:
+    first, second = found(scored, "num_words >= 3", "num_words >= 4").boundaries
+    assert not first.is_decisive
+    assert {one.score for one in first.dropped} == {2}
+    assert second.is_decisive
+    assert {one.score for one in second.dropped} == {3}
+
+
 def test_a_rule_without_a_number_shows_what_only_it_drops(scored: str) -> None:
     (boundary,) = found(scored, "caption NOT LIKE '%face%'").boundaries
     faces = {row["uid"] for row in samples(scored) if "face" in row["caption"]}
