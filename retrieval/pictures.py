@@ -21,5 +21,8 @@ def decode_picture(data: bytes) -> Image.Image:
             return page.convert("RGB")
     except UnidentifiedImageError:
         raise InputError("not a picture in a known format") from None
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except (
+        *(OSError, SyntaxError, ValueError, struct.error),
+        *(RuntimeError, Image.DecompressionBombError),  # the first is the AVIF decoder's
+    ) as error:
         raise InputError(f"undecodable picture ({error})") from error
