@@ -1,25 +1,35 @@
 import gc
+import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import webdataset
+from PIL import Image
 
+from infra import storage
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.summary import Summary
 from pipeline import pack, select, spool, verify
 from pipeline.corpus import (
+    ColumnsManifest,
     Manifest,
     PackedSample,
     Sample,
     iter_samples,
+    read_image,
     read_manifest,
     read_rows,
     read_selection,
+    write_columns,
 )
+from pipeline.picture_hash import picture_hash
+from pipeline.tombstones import Kind, Tombstone, add_tombstones, read_tombstones, url_digest
 
 NO_MAN = "caption NOT LIKE '%halo%'"
 
@@ -123,6 +133,28 @@ def test_a_killed_run_is_completed_to_the_same_bytes(selected: str, tmp_path: Pa
     assert files_of(out) == whole
 
 
+@pytest.mark.parametrize("num_threads", [1, 8])
+def test_the_number_of_threads_leaves_the_bytes_as_they_are(
+    selected: str, tmp_path: Path, num_threads: int
+) -> None:
+    run(selected, tmp_path / "a")
+    run(selected, tmp_path / "b", num_threads=num_threads)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_every_picture_of_a_packed_corpus_is_read_by_its_place(
+    selected: str, tmp_path: Path
+) -> None:
+    run(selected, tmp_path / "out")
+    out = str(tmp_path / "out")
+    for shard in read_manifest(out).shards:
+        rows = read_rows(out, shard).to_pylist()
+        for row, sample in zip(rows, iter_samples(out, shard), strict=True):
+            picture = read_image(out, shard, row["image_offset"], row["image_size"])
+            assert picture == sample.image
+            assert hashlib.sha256(picture).hexdigest() == row["sha256"]
+
+
 def test_a_finished_run_leaves_the_files_alone(selected: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = run(selected, out)
@@ -150,6 +182,171 @@ def test_the_corpus_is_never_packed_over_itself(selected: str, place: str) -> No
     with pytest.raises(ConfigError, match="expected a place of its own"):
         run(selected, output, overwrite=True)
     assert files_of(Path(selected)) == before
+
+
+SPLITS = ("train=0.7", "test=0.3")
+
+
+def split_uids(output: Path | str) -> dict[str, list[str]]:
+    return {
+        name: [sample.uid for sample in samples_of(str(Path(output) / name))]
+        for name in ("train", "test")
+    }
+
+
+def test_each_split_is_a_corpus_of_its_own_and_none_is_lost(selected: str, tmp_path: Path) -> None:
+    summary = run(selected, tmp_path / "out", splits=SPLITS)
+    uids = split_uids(tmp_path / "out")
+    run(selected, tmp_path / "whole")
+    whole = [sample.uid for sample in samples_of(str(tmp_path / "whole"))]
+    assert sorted(uids["train"] + uids["test"]) == sorted(whole)
+    assert len(uids["train"]) > len(uids["test"]) > 0
+    assert {name: summary.counts[name] for name in uids} == {k: len(v) for k, v in uids.items()}
+    for name in uids:
+        root = str(tmp_path / "out" / name)
+        assert verify.run(verify.Config(root=root)).num_out > 0
+        sizes = [shard.num_samples for shard in read_manifest(root).shards]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_samples_split_follows_from_its_uid_alone(selected: str, tmp_path: Path) -> None:
+    run(selected, tmp_path / "a", splits=SPLITS)
+    choose(selected, "caption LIKE '%a%'", overwrite=True)
+    run(selected, tmp_path / "b", splits=SPLITS, seed=5, samples_per_shard=3)
+    one, two = split_uids(tmp_path / "a"), split_uids(tmp_path / "b")
+    both = {*one["train"], *one["test"]} & {*two["train"], *two["test"]}
+    assert len(both) > 8
+    assert both & {*one["test"]} == both & {*two["test"]}
+
+
+def test_copies_never_straddle_splits(selected: str, tmp_path: Path) -> None:
+    choose(selected, "true", overwrite=True)
+    uids = [sample.uid for sample in samples_of(selected)]
+    groups = [uids[i : i + 4] for i in range(0, 24, 4)]
+    write_duplicates(selected, {uid: group[0] for group in groups for uid in group})
+    run(selected, tmp_path / "out", splits=SPLITS)
+    test = set(split_uids(tmp_path / "out")["test"])
+    assert {len(test & set(group)) for group in groups} == {0, 4}
+
+
+def test_a_group_stays_together_whatever_of_it_is_kept(selected: str, tmp_path: Path) -> None:
+    choose(selected, "true", overwrite=True)
+    uids = [sample.uid for sample in samples_of(selected)]
+    write_duplicates(selected, dict.fromkeys(uids[:8], uids[0]))
+    run(selected, tmp_path / "a", splits=SPLITS)
+    before = set(split_uids(tmp_path / "a")["test"])
+    dropped = min(uids[:8])  # the one that decides for the group
+    choose(selected, f"uid <> '{dropped}'", overwrite=True)
+    run(selected, tmp_path / "b", splits=SPLITS)
+    assert set(split_uids(tmp_path / "b")["test"]) == before - {dropped}
+
+
+def test_a_killed_split_run_is_completed_to_the_same_bytes(selected: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(selected, out, splits=SPLITS)
+    whole = files_of(out)
+    (out / "test" / "manifest.json").unlink()
+    (out / "train" / "manifest.json").unlink()
+    (out / "train" / "shards" / "00001_stats.json").unlink()
+    run(selected, out, splits=SPLITS)
+    assert files_of(out) == whole
+
+
+def test_other_splits_need_overwrite(selected: str, tmp_path: Path) -> None:
+    run(selected, tmp_path / "out", splits=SPLITS)
+    with pytest.raises(ConflictError, match="splits"):
+        run(selected, tmp_path / "out", splits=("train=0.9", "test=0.1"))
+    with pytest.raises(ConflictError, match="splits"):
+        run(selected, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (("train=0.9", "test=0.2"), r"sum to 1\.1; expected 1"),
+        (("train=0.5", "train=0.5"), "comes twice"),
+        (("train",), r"'train': expected NAME=SHARE"),
+        (("../train=1",), "expected NAME=SHARE"),
+        (("train=1", "test=0.0"), "above 0"),
+    ],
+)
+def test_splits_that_make_no_sense(
+    selected: str, tmp_path: Path, splits: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(selected, tmp_path / "out", splits=splits)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_that_gets_nothing_is_an_error(selected: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="test gets none of"):
+        run(selected, tmp_path / "out", splits=("train=0.999999", "test=0.000001"))
+
+
+def tombstone(kind: Kind, value: str) -> Tombstone:
+    return Tombstone(kind, value, None, "2026-01-01T00:00:00", "receipt")
+
+
+def test_what_was_taken_down_is_left_out_for_good(selected: str, tmp_path: Path) -> None:
+    run(selected, tmp_path / "before")
+    before = samples_of(str(tmp_path / "before"))
+    by_uid, by_url, by_sha256 = before[:3]
+    stones = [
+        tombstone("uid", by_uid.uid),
+        tombstone("url", url_digest(by_url.metadata["url"])),
+        tombstone("sha256", by_sha256.metadata["sha256"]),
+    ]
+    add_tombstones(selected, stones)
+    summary = run(selected, tmp_path / "out")
+    after = {sample.uid for sample in samples_of(str(tmp_path / "out"))}
+    assert after == {sample.uid for sample in before[3:]}
+    assert summary.counts["taken down"] == 3
+    assert summary.num_in == sum(summary.counts.values())
+    assert read_tombstones(str(tmp_path / "out")).stones == read_tombstones(selected).stones
+
+
+def test_what_looks_like_a_picture_taken_down_is_left_out(selected: str, tmp_path: Path) -> None:
+    sample = samples_of(selected)[0]
+    with Image.open(io.BytesIO(sample.image)) as picture:
+        bits = picture_hash(np.asarray(picture.convert("RGB"))).bits
+    add_tombstones(selected, [Tombstone("picture", bits.hex(), 0, "2026-01-01", "receipt")])
+    choose(selected, "true", overwrite=True)
+    run(selected, tmp_path / "out")
+    assert sample.uid not in {one.uid for one in samples_of(str(tmp_path / "out"))}
+
+
+def test_packing_again_does_not_bring_back_what_was_taken_down(
+    selected: str, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "out")
+    run(selected, out, splits=SPLITS)
+    gone = samples_of(f"{out}/test")[0].uid
+    add_tombstones(f"{out}/test", [tombstone("uid", gone)])
+    with pytest.raises(ConflictError, match="another input"):
+        run(selected, out, splits=SPLITS)
+    run(selected, out, splits=SPLITS, overwrite=True)
+    assert gone not in {uid for uids in split_uids(out).values() for uid in uids}
+    assert read_tombstones(f"{out}/test").values("uid") == {gone}
+
+
+def write_duplicates(root: str, groups: dict[str, str]) -> None:
+    """What `carrara dedup` leaves: of each sample its group."""
+    manifest = read_manifest(root)
+    folder = Path(root, "columns", "duplicates")
+    for shard in manifest.shards:
+        uids = [sample.uid for sample in iter_samples(root, shard)]
+        group = pa.array([groups.get(uid) for uid in uids], pa.string())
+        write_columns(
+            root, "duplicates", shard.name, pa.table({"uid": uids, "duplicate_group": group})
+        )
+    record = ColumnsManifest(
+        signal="duplicates",
+        identity={},
+        config_digest="0",
+        corpus_digest=manifest.digest,
+        files={file.name: storage.sha256(str(file)) for file in folder.glob("*.parquet")},
+    )
+    (folder / "manifest.json").write_text(record.model_dump_json())
 
 
 def test_an_empty_selection_is_an_error(selected: str, tmp_path: Path) -> None:
