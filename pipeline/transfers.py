@@ -30,7 +30,7 @@ MAX_DRAINED_BYTES = 1 << 14
 DNS_CACHE_S = 300
 """libcurl's own default is 60; a list's rows of one host come within minutes."""
 
-_BUFFER_BYTES = 1 << 17
+_BUFFER_BYTES = 1 << 16
 _WANTED = frozenset({b"date", b"location", b"retry-after", b"x-robots-tag", b"tdm-reservation"})
 
 Headers = dict[bytes, list[str]]
