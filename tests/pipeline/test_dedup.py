@@ -385,6 +385,17 @@ def test_another_held_out_set_needs_overwrite(write_corpus: WriteCorpus) -> None
         run(root, heldout=(sets[1],))
 
 
+def test_a_shard_may_be_empty_but_not_the_corpus(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(originals()[:2], samples_per_shard=1)
+    full = read_manifest(root)
+    shard = write_shard(root, "00002", [], pa.Table.from_pylist([], ROW_SCHEMA), {})
+    write_manifest(root, full.model_copy(update={"shards": [*full.shards, shard]}))
+    assert run(root).counts == {"kept": 2}
+    write_manifest(root, full.model_copy(update={"shards": [shard]}))
+    with pytest.raises(InputError, match="no samples"):
+        run(root)
+
+
 @pytest.fixture
 def embedded(write_corpus: WriteCorpus) -> str:
     """Originals, copies cropped too far for a hash to tell, and a picture that isn't one."""
