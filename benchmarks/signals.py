@@ -5,12 +5,13 @@
 
 Makes a corpus in a temporary folder: a third emoji, a third photo-like pictures as a download
 stores them (256 pixels), a third the same with their caption written on them. Embeds and indexes it
-with the small encoder that ships, and makes up the weights of LAION's two heads. Then each signal
-scores the corpus again and again in a process of its own, held to one core: one line a signal, with
-what loading took and the most memory that the process had. Reading the tar and decoding count.
+with the small encoder that ships, and makes up weights of LAION's two heads and target pictures.
+Then each signal scores the corpus again and again in a process of its own, held to one core: one
+line a signal, with what loading took and the most memory that the process had. Reading the tar and
+decoding count.
 
 Where torch finds a GPU it embeds there too, with all cores to feed it, and where onnxruntime can
-use one so do safety and text_overlay. Takes two minutes.
+use one so do safety and text_overlay. Takes three minutes.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
@@ -52,6 +54,8 @@ SIDE = 256
 MIN_SECONDS = 3.0
 ON_GPU = ("safety", "text_overlay")
 HEADS = {"clip_safety": "safety.pth", "aesthetic": "aesthetic.pth"}
+TARGETS = "targets.npy"
+NUM_TARGETS = 1000
 
 
 def main() -> None:
@@ -62,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="carrara-signals-") as folder:
         root = str(Path(folder) / "corpus")
         write_corpus(root, arguments.num_pictures)
-        write_heads(Path(folder))
+        write_options(Path(folder))
         _prepare(root)
         print(f"{_processor()}, {os.cpu_count()} cores; {arguments.num_pictures} pictures")
         print(f"{'signal':14}{'samples/s':>11}{'s to load':>11}{'MB':>7}  where")
@@ -134,7 +138,9 @@ def _prepare(root: str) -> None:
 def _scoring(name: str, root: str, device: str) -> Iterator[int]:
     """Scores shard after shard; a pass over the corpus begins as a command's does."""
     options = {"encoder": ENCODER, "num_threads": "1", "device": device}
-    options |= {f"{head}_head": str(Path(root).parent / file) for head, file in HEADS.items()}
+    folder = Path(root).parent
+    options |= {f"{head}_head": str(folder / file) for head, file in HEADS.items()}
+    options["targets"] = str(folder / TARGETS)
     signal = load_signal(name, root, options)
     shards = read_manifest(root).shards
     while True:
@@ -223,8 +229,8 @@ def _row(key: str, caption: str) -> dict[str, Any]:
     return row | {"status": SUCCESS, "sha256": sha256}
 
 
-def write_heads(folder: Path) -> None:
-    """LAION's architectures for the small encoder's embeddings; only the time is of interest."""
+def write_options(folder: Path) -> None:
+    """Weights and target embeddings that fit the small encoder; only the time is of interest."""
     import torch
     from torch import nn
 
@@ -239,6 +245,8 @@ def write_heads(folder: Path) -> None:
         state |= {f"linear_{number + 1}.{name}": tensor for name, tensor in layer.items()}
     torch.save(state, folder / HEADS["clip_safety"])
     torch.save(nn.Linear(dim, 1).state_dict(), folder / HEADS["aesthetic"])
+    targets = nn.functional.normalize(torch.randn(NUM_TARGETS, dim), dim=1)
+    np.save(folder / TARGETS, targets.numpy())
 
 
 # The machine
