@@ -3,15 +3,12 @@
 Reads   files of one URL, domain, uid, sha256 or picture a line, and the pictures of --near
 """
 
-import io
 import re
 from collections.abc import Iterator
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import numpy as np
 from cyclopts import Parameter
-from PIL import Image, ImageOps
 from pydantic import Field
 
 from infra import storage
@@ -19,6 +16,7 @@ from infra.config import Place, Settings
 from infra.errors import ConfigError, InputError
 from pipeline.picture_hash import PictureHash, dihedral_hashes
 from pipeline.receipts import Asked
+from pipeline.signals.hashes import decode_pixels
 from pipeline.tombstones import NEAR, Kind, domain_digest, url_digest
 
 MIN_QUALITY = 50
@@ -93,20 +91,6 @@ def picture_hashes(place: str) -> dict[str, PictureHash]:
             f"{MIN_QUALITY} or more); give its --sha256, --uid or --url"
         )
     return {str(position): one for position, one in hashes.items()}
-
-
-def decode_pixels(data: bytes) -> "np.ndarray | None":
-    """Upright RGB, uint8 [H, W, 3], transparent parts on white; None for what is no picture."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.has_transparency_data:
-                page = Image.new("RGBA", upright.size, "white")
-                page.alpha_composite(upright.convert("RGBA"))
-                upright = page
-            return np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 def _all(given: tuple[str, ...], list_place: str | None) -> Iterator[str]:

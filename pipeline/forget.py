@@ -48,7 +48,6 @@ from pipeline.receipts import (
     write_files_table,
 )
 from pipeline.shard_forget import (
-    QUARANTINE,
     ContentFinder,
     Found,
     ShardForgetter,
@@ -245,7 +244,10 @@ def _look_into(config: Config, journal: Journal, manifest: Manifest, plan: Plan)
 
 def _places(root: str, manifest: Manifest) -> dict[str, list[Shard]]:
     """Where there are pictures, and in which shards."""
-    return {root: manifest.shards, storage.join(root, QUARANTINE): quarantine_shards(root)}
+    apart = quarantine_shards(root)
+    return {root: manifest.shards} | {
+        storage.join(root, folder): shards for folder, shards in apart.items()
+    }
 
 
 def _sweep(config: Config, journal: Journal, manifest: Manifest) -> dict[str, Swept]:

@@ -30,6 +30,7 @@ from pipeline.shard_download import (
     samples,
 )
 from pipeline.shard_rows import FETCH_SCHEMA, RowOutcome, statistics
+from pipeline.tombstones import redact_refused
 from pipeline.worklist import ShardRecord, Slice, read_slice, record_of, write_record
 
 _MAY_PASS = re.compile(
@@ -110,7 +111,7 @@ class ShardRefetcher:
         start_time: float,
     ) -> tuple[Shard, list[str | None]]:
         job = self._job
-        rows = _updated(rows, changed, job.compute_hash)
+        rows = redact_refused(_updated(rows, changed, job.compute_hash))
         reasons = rows["error_message"].to_pylist()
         pairs = zip(rows["status"].to_pylist(), reasons, strict=True)
         outcomes = [

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 
 from infra import storage
 from infra.records import read_mapping, read_record
-from pipeline.asked import decode_pixels
 from pipeline.blocklists import load_blocklist, match_of
 from pipeline.corpus import (
     SUCCESS,
@@ -30,6 +29,7 @@ from pipeline.corpus import (
     write_shard,
 )
 from pipeline.picture_hash import from_hex, picture_hash
+from pipeline.signals.hashes import decode_pixels
 from pipeline.tombstones import Tombstones, is_redacted, redact
 
 HASHES = "hashes"
@@ -157,15 +157,26 @@ class ShardForgetter:
 FINDING = ["key", "uid", "url", "caption", "sha256", "status", "error_message"]
 
 
-def quarantine_shards(root: str) -> list[Shard]:
-    """What `download` set apart, which no manifest lists: as it is found."""
-    place = storage.join(root, QUARANTINE)
-    names = [
-        name.removesuffix(".parquet")
-        for name in storage.list_names(storage.join(place, "shards"))
+def quarantine_folders(root: str) -> list[str]:
+    """Within ROOT; each retry has one of its own."""
+    names = storage.list_names(storage.join(root, QUARANTINE))
+    retries = [storage.join(QUARANTINE, name) for name in names if name != "shards"]
+    return [QUARANTINE, *retries] if names else []
+
+
+def quarantine_shards(root: str) -> dict[str, list[Shard]]:
+    """What `download` set apart, by folder within ROOT: no manifest lists it."""
+    folders = quarantine_folders(root)
+    return {folder: _shards_found(storage.join(root, folder)) for folder in folders}
+
+
+def _shards_found(root: str) -> list[Shard]:
+    names = storage.list_names(storage.join(root, "shards"))
+    return [
+        _shard_found(root, name.removesuffix(".parquet"))
+        for name in names
         if name.endswith(".parquet")
     ]
-    return [_shard_found(place, name) for name in names]
 
 
 def _shard_found(root: str, name: str) -> Shard:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.corpus import ROW_SCHEMA, SUCCESS
+from pipeline.tombstones import redact_refused
 
 FAILED_TO_DOWNLOAD = "failed_to_download"
 FAILED_TO_RESIZE = "failed_to_resize"
@@ -67,7 +68,7 @@ def rows_table(
     for name in table.column_names:
         if name not in columns and name not in LIST_COLUMNS:
             columns[name] = table[name]
-    return pa.table(columns)
+    return redact_refused(pa.table(columns))
 
 
 def statistics(outcomes: Sequence[RowOutcome], start_time: float) -> dict[str, Any]:

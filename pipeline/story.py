@@ -29,7 +29,7 @@ from pipeline.corpus import (
     shard_url,
 )
 from pipeline.receipts import read_receipts, receipt_url
-from pipeline.shard_forget import QUARANTINE
+from pipeline.shard_forget import quarantine_folders
 from pipeline.tombstones import read_tombstones, url_digest
 
 _DOWNLOAD = "-download."
@@ -236,14 +236,16 @@ def _judgement(row: dict[str, Any], policy: dict[str, Any]) -> str:
 
 
 def _quarantined(root: str, shard: Shard, key: str) -> Iterator[Line]:
-    url = shard_url(storage.join(root, QUARANTINE), shard.name, ".parquet")
-    if storage.exists(url):
+    for folder in quarantine_folders(root):
+        url = shard_url(storage.join(root, folder), shard.name, ".parquet")
+        if not storage.exists(url):
+            continue
         table = storage.read_table(url)
         for row in table.filter(pc.equal(table["key"], key)).to_pylist():
             distance = row.get("picture_distance")
             looks = "" if distance is None else f", {distance} of 256 bits from what was expected"
             value = {"error_message": row["error_message"], "picture_distance": distance}
-            yield line("quarantine", "picture", value, f"{row['error_message']}{looks}")
+            yield line("quarantine", folder, value, f"{row['error_message']}{looks}")
 
 
 def _lines_of(table: pa.Table, uid: str) -> list[dict[str, Any]]:

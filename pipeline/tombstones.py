@@ -137,6 +137,11 @@ def redact(rows: pa.Table, refused: pa.Array) -> pa.Table:
     return rows
 
 
+def redact_refused(rows: pa.Table) -> pa.Table:
+    """The same of the rows that `error_message` says were taken down."""
+    return redact(rows, pc.fill_null(pc.equal(rows["error_message"], TAKEN_DOWN), False))
+
+
 def is_redacted(row: Mapping[str, Any]) -> bool:
     """Whether nothing is left of a row but that it was taken down."""
     return row["error_message"] == TAKEN_DOWN and row["url"] is None and row["caption"] is None

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from infra import storage
 from infra.progress import track
 from pipeline.corpus import Manifest, Sample, Shard, iter_samples, read_rows
-from pipeline.shard_forget import QUARANTINE, bits_of_file, quarantine_shards
+from pipeline.shard_forget import bits_of_file, quarantine_shards
 from pipeline.tombstones import Tombstones, is_redacted
 
 DERIVED = ("columns", "embeddings", "index", "selections")
@@ -35,9 +35,10 @@ def _in_shards(root: str, manifest: Manifest, tombstones: Tombstones) -> Iterato
         for shard in manifest.shards:
             yield from _of_shard(root, shard, tombstones, "shards")
             bar.advance(shard.num_samples)
-    for shard in quarantine_shards(root):
-        place = storage.join(root, QUARANTINE)
-        yield from _of_shard(place, shard, tombstones, f"{QUARANTINE}/shards")
+    for folder, shards in quarantine_shards(root).items():
+        for shard in shards:
+            place = storage.join(root, folder)
+            yield from _of_shard(place, shard, tombstones, f"{folder}/shards")
 
 
 def _in_tables(root: str, tombstones: Tombstones) -> Iterator[tuple[str, int]]:

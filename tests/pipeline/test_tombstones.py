@@ -1,6 +1,7 @@
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.tombstones import (
@@ -10,7 +11,9 @@ from pipeline.tombstones import (
     Tombstones,
     add_tombstones,
     domain_digest,
+    is_redacted,
     read_tombstones,
+    redact_refused,
     tombstones_url,
     url_digest,
 )
@@ -135,3 +138,27 @@ def test_no_url_is_told(tmp_path: Path) -> None:
     table = read_tombstones(str(tmp_path)).stones
     assert "example" not in repr(table)
     assert b"example" not in Path(tombstones_url(str(tmp_path))).read_bytes()
+
+
+def test_a_refused_row_keeps_nothing_but_its_place_and_uid() -> None:
+    rows = pa.table(
+        {
+            "key": ["0", "1"],
+            "uid": ["a", "b"],
+            "url": ["u", "v"],
+            "caption": ["c", "d"],
+            "status": ["success", "failed_to_download"],
+            "error_message": pa.array([None, TAKEN_DOWN], pa.string()),
+            "page_year": [2020, 2021],
+        }
+    )
+    kept, refused = redact_refused(rows).to_pylist()
+    assert kept == rows.to_pylist()[0]
+    assert refused == dict.fromkeys(rows.column_names) | {
+        "key": "1",
+        "uid": "b",
+        "status": "failed_to_download",
+        "error_message": TAKEN_DOWN,
+    }
+    assert is_redacted(refused)
+    assert not is_redacted(kept)

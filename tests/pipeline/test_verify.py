@@ -115,13 +115,14 @@ def test_a_takedown_that_was_killed_is_named(curated: str) -> None:
         run(curated)
 
 
-def test_the_quarantine_is_searched_and_swept(curated: str) -> None:
+@pytest.mark.parametrize("folder", ["quarantine", "quarantine/retry-0123"])
+def test_the_quarantine_is_searched_and_swept(curated: str, folder: str) -> None:
     shard = read_manifest(curated).shards[0]
     rows = read_rows(curated, shard)
     samples = list(iter_samples(curated, shard))
-    write_shard(f"{curated}/quarantine", shard.name, samples, rows, {})
+    write_shard(f"{curated}/{folder}", shard.name, samples, rows, {})
     put_up(curated, "url", url_digest(URL))
-    with pytest.raises(ShortfallError, match=r"quarantine/shards/00000.tar \(1\)"):
+    with pytest.raises(ShortfallError, match=rf"{folder}/shards/00000.tar \(1\)"):
         run(curated)
     summary = forget.run(forget.Config(root=curated, workers=Workers(local=True)))
     assert summary.counts == {"rows found": 2, "by url": 2}

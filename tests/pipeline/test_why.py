@@ -141,8 +141,9 @@ def test_what_lies_in_quarantine_is_told(place: Path) -> None:
     rows = read_rows(root, shard)
     distances = [[120] * rows.num_rows]
     rows = rows.append_column("picture_distance", distances)
-    write_shard(f"{root}/quarantine", shard.name, iter_samples(root, shard), rows, {})
-    assert "120 of 256 bits" in texts(place, "000000002")["picture"]
+    for folder in ("quarantine", "quarantine/retry-0123"):
+        write_shard(f"{root}/{folder}", shard.name, iter_samples(root, shard), rows, {})
+        assert "120 of 256 bits" in texts(place, "000000002")[folder]
 
 
 def test_a_run_that_is_none_is_a_line_and_not_the_end(place: Path) -> None:
