@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from PIL import Image, ImageOps
 from infra.cluster import Workers
 from infra.errors import CarraraError, ConfigError, InputError, ShortfallError
 from infra.summary import Summary
-from pipeline import forget, pack, score, select
+from pipeline import forget, pack, score, select, verify
 from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
     Manifest,
     Sample,
     iter_samples,
+    read_columns,
     read_image,
     read_manifest,
     read_rows,
@@ -30,10 +32,12 @@ from pipeline.corpus import (
     write_manifest,
     write_shard,
 )
+from pipeline.dedup import stage as dedup
 from pipeline.receipts import Receipt, read_receipts
 from pipeline.tombstones import TAKEN_DOWN, read_tombstones
 
 HERE = Workers(local=True)
+EMOJI = Path(__file__).parents[2] / "examples" / "emoji"
 KEY = "000000003"
 URL = f"https://example.org/{KEY}.png"
 
@@ -369,3 +373,72 @@ def test_a_picture_that_shows_nothing_finds_nothing(root: str, tmp_path: Path) -
     Image.new("RGB", (200, 200), "grey").save(grey)
     with pytest.raises(InputError, match="shows too little"):
         run(root, near=(str(grey),))
+
+
+@pytest.fixture
+def deduplicated(tmp_path: Path) -> str:
+    """Four copies of one picture and another picture, over two shards; and what dedup found."""
+    pictures = zipfile.ZipFile(EMOJI / "pictures.zip")
+    names = ["same", "same", "other", "same", "same"]
+    files = {"same": pictures.namelist()[0], "other": pictures.namelist()[9]}
+    place = str(tmp_path / "corpus")
+    shards = []
+    for shard, numbers in (("00000", (0, 1, 2)), ("00001", (3, 4))):
+        samples, rows = [], []
+        for number in numbers:
+            row: dict[str, Any] = dict.fromkeys(ROW_SCHEMA.names)
+            url, caption = f"https://example.org/{number}.png", f"caption {number}"
+            image = pictures.read(files[names[number]])
+            row |= {"key": f"{shard}{number:04d}", "uid": sample_uid(url, caption), "url": url}
+            row |= {"caption": caption, "status": SUCCESS, "width": 72, "height": 72}
+            row |= {"original_width": 72, "original_height": 72}
+            row["sha256"] = hashlib.sha256(image).hexdigest()
+            rows.append(row)
+            samples.append(Sample(row["key"], row["uid"], caption, image, "png", row))
+        table = pa.Table.from_pylist(rows, ROW_SCHEMA)
+        shards.append(write_shard(place, shard, samples, table, {}))
+    digests = {"config_digest": "0", "input_digest": "0"}
+    manifest = Manifest(stage="download", config={}, shards=shards, counts={SUCCESS: 5}, **digests)
+    write_manifest(place, manifest)
+    dedup.run(dedup.Config(root=place, workers=HERE))
+    return place
+
+
+def test_copies_of_what_goes_get_another_to_stand_for_them(deduplicated: str) -> None:
+    root = deduplicated
+
+    def duplicates() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = read_columns(root, "duplicates").to_pylist()
+        return rows
+
+    survivor = next(row["duplicate_of"] for row in duplicates() if row["duplicate_of"])
+    run(root, uid=(survivor,))
+    (heir,) = {row["duplicate_of"] for row in duplicates()} - {None}
+    assert heir != survivor
+    assert [row["duplicate_of"] for row in duplicates()].count(heir) == 2
+    (stands,) = (row for row in duplicates() if row["uid"] == heir)
+    assert stands["duplicate_of"] is stands["duplicate_evidence"] is None
+    assert stands["duplicate_group"] == heir
+    assert verify.run(verify.Config(root=root)).counts["tombstones kept"] == 1
+
+    before = files(root)
+    dedup.run(dedup.Config(root=root, workers=HERE))  # finds its work done
+    after = files(root)
+    for name in before:
+        if name.startswith("columns/") and name.endswith(".parquet"):
+            assert before[name] == after[name], name
+
+
+def test_a_near_copy_is_found_by_the_hashes_that_were_scored(
+    deduplicated: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.png"
+    turned_copy(next(iter(samples(deduplicated).values())).image).save(copy)
+    before = files(deduplicated)
+    summary = run(deduplicated, near=(str(copy),))
+    assert summary.counts == {"rows found": 4, "by near": 4}
+    assert len(samples(deduplicated)) == 1
+    assert (
+        before["columns/hashes/00001.parquet"]
+        != files(deduplicated)["columns/hashes/00001.parquet"]
+    )
