@@ -31,9 +31,9 @@ import simplejpeg
 
 from benchmarks.photos import photos
 from pipeline.colour import Pixels
-from pipeline.jpeg import decode_jpeg
+from pipeline.jpeg import decode_jpeg, reduction_for
 from pipeline.pixels import PictureResizer, PixelSettings
-from pipeline.resize import Resizing, resize
+from pipeline.resize import LINEAR_UP_TO, Resizing, resize
 
 Work = Callable[[bytes], object]
 
@@ -108,10 +108,15 @@ def _same_calls(settings: PixelSettings) -> Work:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         size = resizing.size_of(width, height)
         assert size is not None
-        pixels = simplejpeg.decode_jpeg(data, "BGR")
-        doubled = (2 * size[0], 2 * size[1])
-        pixels = cv2.resize(pixels, doubled, interpolation=cv2.INTER_LINEAR)
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        reduction = reduction_for((width, height), size)
+        least = (width // reduction, height // reduction) if reduction > 1 else (0, 0)
+        pixels = simplejpeg.decode_jpeg(data, "BGR", min_width=least[0], min_height=least[1])
+        if width <= LINEAR_UP_TO * reduction * size[0]:
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+        else:
+            doubled = (2 * size[0], 2 * size[1])
+            pixels = cv2.resize(pixels, doubled, interpolation=cv2.INTER_LINEAR)
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         return _encode(resizing.framed(pixels))
 
     return work

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.colour import MAX_BAND_AREA, Pixels, over_background, to_srgb
 from pipeline.exif import ORIENTATION, UPRIGHT
-from pipeline.jpeg import UnsupportedJpegError, decode_jpeg
+from pipeline.jpeg import UnsupportedJpegError, decode_jpeg, refuse_endless_scans
 from pipeline.picture_header import (
     DECODER_ERRORS,
     Header,
@@ -44,7 +44,8 @@ def decode(data: bytes, header: Header, wanted: Size | None, background: str) ->
         try:
             return _decode_jpeg(data, header, wanted)
         except UnsupportedJpegError:
-            pass  # Pillow may know it
+            # Pillow may know it.
+            refuse_endless_scans(data, (header.width, header.height))
     if is_truncated(header.format, data):
         raise UnusableError("truncated")
     return _decode_with_pillow(data, header, background)

@@ -38,23 +38,25 @@ def refused(data: bytes) -> Reason:
 @pytest.mark.parametrize(
     ("stored", "wanted", "reduction"),
     [
-        ((1024, 768), (341, 256), 1),  # 3 times as large: half is less than twice
-        ((1365, 1024), (341, 256), 2),
-        ((1364, 1023), (341, 256), 1),
+        ((640, 480), (256, 192), 2),
+        ((639, 480), (256, 192), 1),
+        ((800, 600), (341, 256), 1),
+        ((1600, 1200), (341, 256), 2),
         ((4000, 3000), (341, 256), 4),
         ((9000, 6000), (384, 256), 8),
         ((90_000, 60_000), (384, 256), 8),
         ((100, 100), (256, 256), 1),
+        ((4000, 500), (2048, 256), 1),  # the side that is reduced less decides
     ],
 )
-def test_the_smallest_scale_that_leaves_twice_the_wanted_sides(
+def test_the_scale_leaves_more_than_is_wanted(
     stored: tuple[int, int], wanted: tuple[int, int], reduction: int
 ) -> None:
     assert reduction_for(stored, wanted) == reduction
 
 
 @pytest.mark.parametrize("size", [(640, 480), (641, 479), (647, 487)])
-@pytest.mark.parametrize("factor", [4.0, 5.3, 7.9, 8.0, 11.0])
+@pytest.mark.parametrize("factor", [2.6, 3.3, 4.0, 5.3, 7.9, 8.1, 11.0])
 def test_a_reduced_picture_looks_like_the_whole_one(size: tuple[int, int], factor: float) -> None:
     width, height = size
     data = jpeg(scenery(width, height))
