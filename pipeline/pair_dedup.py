@@ -24,8 +24,9 @@ from pipeline.corpus import sample_uid
 from pipeline.extract_records import Run
 
 ROWS_A_RUN = 100_000
-ROWS_A_GROUP = 10_000
-"""Of a run's row groups: the least that a merge reads of it."""
+ROWS_A_GROUP = 4_000
+"""Of a run's row groups: the least that a merge reads of it, and about what a file of 250,000 pairs
+takes from each of FAN_IN runs."""
 
 FAN_IN = 64
 """Runs merged at once: three levels take a crawl's hundred thousand archives."""

@@ -52,11 +52,11 @@ def read_pages(url: str, max_page_bytes: int, counts: Counter[str]) -> Iterator[
             damage = error
         if not counts["records"]:
             raise DamagedError(f"not an archive ({damage or 'no record in it'})")
-        is_whole = _is_whole(file, url, place)
+        end = _end_of_record(file, url, place)
         # Its own end may be where the damage is, so the last page waits for this.
-        if held and is_whole:
+        if held and end:
             yield held
-        if damage or not is_whole:
+        if damage or end is None or not _is_end_of_file(file, url, end):
             what = f"garbled ({damage})" if damage else "cut off"
             raise DamagedError(f"{what} at or after the record at byte {place}")
 
@@ -100,19 +100,19 @@ def _wat_page(record: WarcRecord, counts: Counter[str]) -> Page | None:
 def _html_page(
     record: WarcRecord, warc_file: str, max_page_bytes: int, counts: Counter[str]
 ) -> Page | None:
-    record.freeze()  # from here on what fails is this record's, not the file's
+    answer = _apart(record)
     try:
-        record.parse_http(auto_decode="all", strict_mode=False)
-        if not _is_page(record):
+        answer.parse_http(auto_decode="all", strict_mode=False)
+        if not _is_page(answer):
             return None
-        data = record.reader.read(max_page_bytes + 1)
+        data = answer.reader.read(max_page_bytes + 1)
     except OSError:
         counts["bad HTTP"] += 1
         return None
     if len(data) > max_page_bytes:
         counts["cut pages"] += 1
         data = data[:max_page_bytes]
-    base, images = read_page(data, record.http_charset)
+    base, images = read_page(data, answer.http_charset)
     if not images:
         return None
     return Page(
@@ -125,18 +125,31 @@ def _html_page(
     )
 
 
-def _is_page(record: WarcRecord) -> bool:
-    """An answer with the page that was asked for; what is of no stated type may be one."""
-    status = record.http_headers.status_code if record.http_headers else None
-    kind = (record.http_content_type or HTML_TYPES[0]).lower()
+def _apart(record: WarcRecord) -> WarcRecord:
+    """Its content on its own: what fails in there is not the archive's damage, nor its end."""
+    content = record.reader.read()
+    answer = WarcRecord()
+    answer.init_headers(WarcRecordType.response, content_length=len(content))
+    answer.set_bytes_content(content)
+    answer.is_http = True
+    return answer
+
+
+def _is_page(answer: WarcRecord) -> bool:
+    """Whether it has the page that was asked for; what is of no stated type may be one."""
+    status = answer.http_headers.status_code if answer.http_headers else None
+    kind = (answer.http_content_type or HTML_TYPES[0]).lower()
     return status is not None and 200 <= status < 300 and kind in HTML_TYPES
 
 
-def _is_whole(file: BinaryIO, url: str, place: int) -> bool:
-    """Whether the record at `place` reaches its end; fastwarc takes a file that stops for whole."""
+def _end_of_record(file: BinaryIO, url: str, place: int) -> int | None:
+    """Where the record at `place` ends; None: its end is missing, which fastwarc doesn't mind."""
     file.seek(0)
     if storage.read_block(file, url, len(GZIP_MAGIC)) == GZIP_MAGIC:
-        return _is_whole_member(file, url, place) or _is_whole_file(file, url, place)
+        file.seek(place)
+        is_member = storage.read_block(file, url, len(GZIP_MAGIC)) == GZIP_MAGIC
+        # Where an archive was compressed as a whole, no member begins at its records' places.
+        return _end_of_member(file, url, place if is_member else 0)
     file.seek(place)
     head, blank, _ = storage.read_block(file, url, HEADER_BYTES).partition(b"\r\n\r\n")
     lengths = [
@@ -145,30 +158,29 @@ def _is_whole(file: BinaryIO, url: str, place: int) -> bool:
         if line.lower().startswith(b"content-length:")
     ]
     if not blank or not lengths or not lengths[0].isdigit():
-        return False
-    return place + len(head) + len(blank) + int(lengths[0]) <= storage.size_bytes(url)
+        return None
+    end = place + len(head) + len(blank) + int(lengths[0])
+    return end if end <= storage.size_bytes(url) else None
 
 
-def _is_whole_member(file: BinaryIO, url: str, place: int) -> bool:
-    """Whether a gzip member begins at `place` and ends as its checksum says."""
+def _end_of_member(file: BinaryIO, url: str, place: int) -> int | None:
+    """Of the gzip member that begins at `place`, if its checksum is right."""
     file.seek(place)
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         while not member.eof:
             block = storage.read_block(file, url, BLOCK_BYTES)
             if not block:
-                return False
+                return None
             while block and not member.eof:
                 member.decompress(block, BLOCK_BYTES)
                 block = member.unconsumed_tail
     except zlib.error:
-        return False
-    return True
+        return None
+    return file.tell() - len(member.unused_data)
 
 
-def _is_whole_file(file: BinaryIO, url: str, place: int) -> bool:
-    """For an archive that was compressed as a whole: no member begins at its records' places."""
-    file.seek(place)
-    if storage.read_block(file, url, len(GZIP_MAGIC)) == GZIP_MAGIC:
-        return False
-    return _is_whole_member(file, url, 0)
+def _is_end_of_file(file: BinaryIO, url: str, end: int) -> bool:
+    """Whether nothing follows but the empty lines that end a plain record, or a tape's zeros."""
+    file.seek(end)
+    return not storage.read_block(file, url, BLOCK_BYTES).strip(b"\r\n\0")

@@ -5,12 +5,17 @@ Its entities are decoded and its text is UTF-8; URLs are as they stand in the pa
 and `alt` of an <img>, nothing of lazy loading.
 """
 
+import re
+
 import msgspec
 
 from pipeline.web_images import Image, Page
 
 IMAGE_PATH = "IMG@/src"
 MARK = IMAGE_PATH.encode()
+
+OFFSET = re.compile("[0-9]{1,18}")
+"""What a 64-bit integer holds."""
 
 
 class _Link(msgspec.Struct):
@@ -76,12 +81,12 @@ def read_wat(data: bytes) -> Page | None:
         for link in html.links
         if link.path == IMAGE_PATH
     ]
-    offset = str(record.container.offset)
+    offset = str(record.container.offset)  # "479" in Common Crawl
     return Page(
         url=record.envelope.header.url.strip("<>"),
         base=html.head.base if html.head else None,
         images=images,
         record_id=record.envelope.header.record_id,
         warc_file=record.container.file,
-        warc_offset=int(offset) if offset.isdecimal() else None,
+        warc_offset=int(offset) if OFFSET.fullmatch(offset) else None,
     )
