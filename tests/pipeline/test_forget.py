@@ -6,7 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 from infra.cluster import Workers
 from infra.errors import CarraraError, ConfigError, InputError, ShortfallError
 from infra.summary import Summary
-from pipeline import forget, pack, score, select, verify
+from pipeline import download, forget, pack, score, select, verify
+from pipeline.asked import Request, asked_for
 from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
@@ -34,7 +35,10 @@ from pipeline.corpus import (
 )
 from pipeline.dedup import stage as dedup
 from pipeline.receipts import Receipt, read_receipts
-from pipeline.tombstones import TAKEN_DOWN, read_tombstones
+from pipeline.tombstones import TAKEN_DOWN, Tombstone, add_tombstones, read_tombstones
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import Site
 
 HERE = Workers(local=True)
 EMOJI = Path(__file__).parents[2] / "examples" / "emoji"
@@ -335,6 +339,38 @@ def test_a_download_under_way_refuses_at_once(tmp_path: Path) -> None:
     with pytest.raises(ShortfallError, match="has not come to its end; it refuses from now on"):
         run(root, url=(URL,))
     assert read_tombstones(root).reason(url=URL) == TAKEN_DOWN
+
+
+def test_a_later_download_refuses_it_and_keeps_nothing_of_it(site: "Site", tmp_path: Path) -> None:
+    root = str(tmp_path / "corpus")
+    urls = [site.picture(number) for number in range(4)]
+    pairs = pa.table({"url": urls, "caption": ["one", "two", "three", "four"]})
+    pq.write_table(pairs, tmp_path / "pairs.parquet")
+    settings: dict[str, Any] = {"image_size": 32, "allow_hosts": ["127.0.0.1"], "overwrite": True}
+    places = {"url_list": str(tmp_path / "pairs.parquet"), "root": root, "workers": HERE}
+    download.run(download.Config(**places, **settings))
+    old = rows(root)
+    site.hits.clear()
+    run(root, url=(urls[0],), sha256=(old["000000001"]["sha256"],))
+    for encode_quality in (95, 80):  # the same corpus again, and another one in its place
+        download.run(download.Config(**places, **settings, encode_quality=encode_quality))
+        assert list(samples(root)) == ["000000002", "000000003"]
+        assert [row["url"] for row in rows(root).values()] == [None, None, *urls[2:]]
+        verify.run(verify.Config(root=root))
+    assert site.hits["/picture/0.jpg"] == 0
+
+
+def test_a_later_pack_leaves_it_out(root: str, tmp_path: Path) -> None:
+    image = tmp_path / "copy.png"
+    kept = read_selection(root, "long")
+    uid = kept.filter(kept["keep"])["uid"][0].as_py()
+    turned_copy(next(s for s in samples(root).values() if s.uid == uid).image).save(image)
+    stones = [Tombstone(*stone, "", "") for stone in asked_for(Request(near=(str(image),))).stones]
+    add_tombstones(root, stones)  # as a takedown does that is killed right after
+    packed = str(tmp_path / "packed")
+    pack.run(pack.Config(root=root, output=packed, selection="long"))
+    assert uid not in {sample.uid for sample in samples(packed).values()}
+    assert read_tombstones(packed).digest == read_tombstones(root).digest
 
 
 def test_no_corpus_is_no_place_for_tombstones(tmp_path: Path) -> None:
