@@ -287,6 +287,23 @@ def iter_samples(root: str, shard: Shard) -> Iterator[Sample]:
     raise _damaged(root, url, reason)
 
 
+def check_tar(root: str, shard: Shard) -> None:
+    """Raises DamagedError for a tar that isn't what its manifest says."""
+    url = shard_url(root, shard.name)
+    try:
+        is_intact = storage.sha256(url) == shard.sha256
+    except FileNotFoundError:
+        raise _damaged(root, url, "missing") from None
+    if not is_intact:
+        raise _damaged(root, url, "other bytes than its manifest says")
+
+
+def unpack_sample(members: bytes) -> Sample:
+    """A sample from the members of a tar that it is."""
+    ((key, by_extension),) = _group_members(tar.iter_members(io.BytesIO(members + tar.end(0))))
+    return _sample(key, by_extension)
+
+
 class _HashedReader(io.RawIOBase):
     """A file read once, from its start, and the digest of what went by."""
 

@@ -9,10 +9,9 @@ Writes  OUT/shards/00000.tar .parquet _stats.json, OUT/manifest.json (last): a c
         each sample with its uid, its weight and the key it had in ROOT (`source_key`);
         OUT/tombstones.parquet. With splits each has such a corpus of its own: OUT/train, OUT/test
 
-The order follows from the kept uids and the seed alone, not from how ROOT was sharded. Samples
-go through files on this machine's disk, one for each new shard, so memory holds 40 bytes a kept
-sample and two buffers. Safe to kill: the same command makes only the shards that are missing.
-What was taken down, in ROOT or in OUT, is left out.
+The order follows from the kept uids and the seed alone, not from how ROOT was sharded. Memory holds
+40 bytes a kept sample and a few buffers. Safe to kill: the same command makes only the shards that
+are missing. What was taken down, in ROOT or in OUT, is left out.
 """
 
 import tempfile
@@ -60,8 +59,11 @@ class Config(StageConfig):
     """At most so many; the sizes of a split's shards differ by one at most."""
     seed: int = Field(default=0, ge=0)
     """Of the order of the samples."""
+    sequential: Annotated[bool, EXECUTION_ONLY] = False
+    """Read ROOT's tars from front to back, as an object store's always are: for slow disks."""
     spool: Annotated[str | None, EXECUTION_ONLY] = None
-    """Local folder with room for all that is kept; none: the system's temporary one."""
+    """Local folder for what waits: the kept rows, and where tars are read from front to back all
+    that is kept; none: the system's temporary one."""
     num_threads: Annotated[int, EXECUTION_ONLY] = Field(default=4, ge=1)
     """Shards that are read, and then written, at once."""
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
@@ -121,7 +123,9 @@ def _pack(
     missing = [number for number in range(len(plan.targets)) if number not in shards]
     if missing:
         with tempfile.TemporaryDirectory(prefix="carrara-pack-", dir=config.spool) as folder:
-            repacker = Repacker(config.root, source, plan, missing, Path(folder))
+            repacker = Repacker(
+                config.root, source, plan, missing, Path(folder), sequential=config.sequential
+            )
             repacker.read(config.num_threads)
             shards |= repacker.write(outputs, config.num_threads)
     for split, output in outputs.items():

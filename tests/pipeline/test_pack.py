@@ -103,6 +103,12 @@ def test_the_same_command_gives_the_same_bytes(selected: str, tmp_path: Path) ->
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
+def test_reading_from_front_to_back_gives_the_same_bytes(selected: str, tmp_path: Path) -> None:
+    run(selected, tmp_path / "a")
+    run(selected, tmp_path / "b", sequential=True)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
 def test_another_seed_is_another_order(selected: str, tmp_path: Path) -> None:
     run(selected, tmp_path / "a", seed=0)
     run(selected, tmp_path / "b", seed=1)
@@ -363,13 +369,14 @@ def test_a_selection_of_another_corpus_is_refused(
         run(selected, tmp_path / "out")
 
 
+@pytest.mark.parametrize("sequential", [True, False])
 def test_a_damaged_source_shard_is_named_and_no_manifest_is_left(
-    selected: str, tmp_path: Path
+    selected: str, tmp_path: Path, sequential: bool
 ) -> None:
     tar = Path(selected, "shards", "00001.tar")
     tar.write_bytes(tar.read_bytes()[:6000])
     with pytest.raises(DamagedError, match=r"00001\.tar"):
-        run(selected, tmp_path / "out")
+        run(selected, tmp_path / "out", sequential=sequential)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
