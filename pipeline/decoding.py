@@ -204,7 +204,8 @@ class _Feed:
     def _run(self) -> None:
         try:
             for place, answer in self._source:
-                if isinstance(answer, Fetched) and not self._wait_for_room(len(answer.data)):
+                num_bytes = len(answer.data) if isinstance(answer, Fetched) else 0
+                if not self._wait_for_room(num_bytes):
                     break
                 self.answers.append((place, answer))
                 if self.is_awaited:
@@ -218,7 +219,9 @@ class _Feed:
         with self._room:
             self._room.wait_for(
                 lambda: (
-                    self._is_abandoned or not self._held or self._held + num_bytes <= self._limit
+                    self._is_abandoned
+                    or not (self._held and num_bytes)
+                    or self._held + num_bytes <= self._limit
                 )
             )
             self._held += num_bytes

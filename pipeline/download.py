@@ -130,7 +130,7 @@ _RESERVED = (
 
 def run(config: Config) -> Summary:
     with Stopwatch() as watch:
-        worklist.install(config.root, ())  # what a killed command had already completed
+        worklist.install(config.root, DERIVED)  # what a killed command had already completed
         pairs = open_pairs(config.url_list, config.columns, config.input_format)
         input_digest = pairs.digest()
         held = _finished(config, input_digest)
@@ -212,7 +212,7 @@ def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
     _check_any_success(config, plan, manifest.counts)
     if plan.is_staged:
         storage.remove(storage.join(root, "quarantine"))
-        return _install(root, manifest, DERIVED)
+        return _install(root, manifest)
     write_manifest(root, manifest)
     storage.remove(worklist.folder_url(root))
     return manifest
@@ -236,12 +236,12 @@ def _refetch(config: Config, pairs: PairList, held: Manifest) -> Manifest:
     if found.shards == held.shards:
         storage.remove(worklist.folder_url(root))
         return held
-    return _install(root, found, ())
+    return _install(root, found)
 
 
-def _install(root: str, manifest: Manifest, replaced: Sequence[str]) -> Manifest:
+def _install(root: str, manifest: Manifest) -> Manifest:
     worklist.stage_manifest(root, manifest)
-    installed = worklist.install(root, replaced)
+    installed = worklist.install(root, DERIVED)
     assert installed is not None
     return installed
 

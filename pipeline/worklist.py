@@ -184,15 +184,15 @@ def stage_manifest(root: str, manifest: Manifest) -> None:
     storage.publish_text(folder_url(root, "manifest.json"), manifest.model_dump_json())
 
 
-def install(root: str, replaced: Sequence[str]) -> Manifest | None:
-    """Put staged shards in their places and remove the `replaced` folders of derived data; None
-    where nothing is complete. A command killed amid this goes on with it."""
+def install(root: str, derived: Sequence[str]) -> Manifest | None:
+    """Put staged shards in their places; None where nothing is complete. `derived` are folders that
+    go with a corpus that is overwritten. A command killed amid this goes on with it."""
     url = folder_url(root, "manifest.json")
     if not storage.exists(url):
         return None
-    manifest = read_record(url, Manifest)
+    manifest, plan = read_record(url, Manifest), read_plan(root)
     storage.remove(manifest_url(root))
-    for folder in replaced:
+    for folder in derived if plan is not None and plan.kind == "overwrite" else ():
         storage.remove(storage.join(root, folder))
     staged = folder_url(root, "staged")
     for file in sorted(storage.list_files(staged)):

@@ -2,6 +2,7 @@ import gc
 import hashlib
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,7 +30,9 @@ from pipeline import worklist
 from pipeline.corpus import iter_samples, read_manifest, read_rows, sample_uid
 from pipeline.download import Config, run
 from pipeline.pairs import open_pairs
-from pipeline.tombstones import Tombstone, add_tombstones
+from pipeline.picture_hash import picture_hash
+from pipeline.shard_rows import shard_key
+from pipeline.tombstones import Tombstone, add_tombstones, url_digest
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site
@@ -409,6 +413,166 @@ def test_a_shard_that_is_not_what_its_record_says_is_made_again(
     run(settings)
     assert contents(tmp_path / "corpus") == before
     assert num_pictures_fetched(site) == 4
+
+
+# What replaces a corpus
+
+
+def test_a_list_that_gives_nothing_does_not_cost_the_old_corpus(
+    site: "Site", download: Callable[..., Summary], tmp_path: Path
+) -> None:
+    download(pictures(site, 6))
+    (tmp_path / "corpus" / "columns").mkdir()
+    before = contents(tmp_path / "corpus")
+    with pytest.raises(ShortfallError, match="none of its 4 rows gave a picture"):
+        download([(f"{site.url}/none.jpg?{i}", "gone") for i in range(4)], overwrite=True)
+    assert contents(tmp_path / "corpus") == before
+    assert (tmp_path / "corpus" / "columns").exists()
+    assert not (tmp_path / "corpus" / "download").exists()
+
+
+def test_an_overwrite_killed_half_way_leaves_the_old_corpus_and_goes_on(
+    site: "Site", download: Callable[..., Summary], tmp_path: Path
+) -> None:
+    download(pictures(site, 8))
+    before = contents(tmp_path / "corpus")
+    settings = config(tmp_path, pictures(site, 12), "corpus", thread_count=1, overwrite=True)
+    site.slow_s = 0.1
+    driver = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, settings.model_dump_json()], cwd=REPOSITORY
+    )
+    done = tmp_path / "corpus" / "download" / "done"
+    wait_until(lambda: done.exists() and bool(list(done.glob("*.json"))))
+    driver.kill()
+    driver.wait()
+    there = contents(tmp_path / "corpus")
+    assert {name: digest for name, digest in there.items() if "download/" not in name} == before
+    site.slow_s = 0.0
+    site.hits.clear()
+    resumed = run(settings)
+    assert num_pictures_fetched(site) < 12
+    fresh = download(pictures(site, 12), "fresh")
+    assert resumed.details["corpus_digest"] == fresh.details["corpus_digest"]
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "fresh")
+
+
+# What is not let in
+
+
+def test_bytes_with_another_hash_go_to_quarantine_with_their_distance(
+    site: "Site", tmp_path: Path
+) -> None:
+    hashes = [hashlib.md5(site.jpeg(i)).hexdigest() for i in range(4)]
+    near, far = (
+        picture_hash(np.asarray(Image.open(io.BytesIO(site.jpeg(i))).convert("RGB"))).hex
+        for i in (1, 7)
+    )
+    table = pa.table(
+        {
+            "url": [site.picture(i) for i in range(4)] + [f"{site.url}/page.jpg"],
+            "caption": [str(i) for i in range(5)],
+            "hash": [hashes[0].upper(), "0" * 32, "1" * 32, None, "2" * 32],
+            "pdq": [near, near, far, far, near],
+        }
+    )
+    pq.write_table(table, tmp_path / "list.parquet")
+    settings = Config(
+        url_list=str(tmp_path / "list.parquet"),
+        root=str(tmp_path / "corpus"),
+        resize_mode="no",
+        verify_hash=("hash", "md5"),
+        verify_picture_hash="pdq",
+        allow_hosts=("127.0.0.1",),
+        workers=HERE,
+    )
+    assert run(settings).counts == {"hash mismatch": 3, "success": 2}
+    (shard,) = read_manifest(settings.root).shards
+    assert [sample.caption for sample in iter_samples(settings.root, shard)] == ["0", "3"]
+    quarantine = tmp_path / "corpus" / "quarantine" / "shards"
+    rows = pq.read_table(quarantine / "00000.parquet").to_pylist()
+    assert [(row["caption"], row["expected_hash"]) for row in rows] == [
+        ("1", "0" * 32),
+        ("2", "1" * 32),
+        ("4", "2" * 32),
+    ]
+    assert rows[0]["picture_distance"] <= 31 < rows[1]["picture_distance"]
+    assert rows[2]["picture_distance"] is None
+    assert [row["error_message"] for row in rows] == ["hash mismatch"] * 2 + ["not an image"]
+    samples = read_webdataset([str(quarantine / "00000.tar")])
+    assert [sample["txt"] for sample in samples] == [b"1", b"2"]
+    again = run(settings.model_copy(update={"root": str(tmp_path / "again")}))
+    assert again.counts == {"hash mismatch": 3, "success": 2}
+    assert contents(tmp_path / "again") == contents(tmp_path / "corpus")
+
+
+def test_what_was_taken_down_does_not_come_back(
+    site: "Site", download: Callable[..., Summary], tmp_path: Path
+) -> None:
+    stones = [
+        Tombstone("url", url_digest(site.picture(0)), None, "", ""),
+        Tombstone("sha256", hashlib.sha256(site.jpeg(1)).hexdigest(), None, "", ""),
+        Tombstone("uid", sample_uid(site.picture(2), "picture 2"), None, "", ""),
+    ]
+    add_tombstones(str(tmp_path / "corpus"), stones)
+    assert download(pictures(site, 4)).counts == {"taken down": 3, "success": 1}
+    assert site.hits["/picture/0.jpg"] == site.hits["/picture/2.jpg"] == 0
+
+
+def test_too_few_successes_stop_the_run_with_the_reasons(
+    site: "Site", download: Callable[..., Summary], tmp_path: Path
+) -> None:
+    pairs = pictures(site, 20) + [(f"{site.url}/none.jpg?{i}", "gone") for i in range(2000)]
+    settings: dict[str, Any] = {"number_sample_per_shard": 1500, "thread_count": 16}
+    settings["opt_outs"] = ()
+    message = r"20 of the first 1,000 rows gave a picture, under --min-success-rate 0.05: http 404"
+    with pytest.raises(ShortfallError, match=message):
+        download(pairs, **settings)
+    assert sum(site.hits.values()) < 1500
+    assert not (tmp_path / "corpus" / "manifest.json").exists()
+    assert download(pairs, **settings, min_success_rate=0.0).num_out == 20
+
+
+def test_names_that_do_not_resolve_are_said_before_the_rows_fail(
+    download: Callable[..., Summary],
+) -> None:
+    pairs = [(f"http://host-{i}.invalid/a.jpg", "a") for i in range(40)]
+    with pytest.raises(ShortfallError, match="DNS fails") as caught:
+        download(pairs)
+    assert "\n" not in str(caught.value)
+
+
+# What it reads
+
+
+def test_a_txt_is_a_url_a_line(site: "Site", tmp_path: Path) -> None:
+    lines = [site.picture(1), "", f"  {site.url}/a,b.jpg", f"{site.url}/größe.jpg", site.picture(2)]
+    (tmp_path / "list.txt").write_text("\n".join(lines), encoding="utf-8")
+    summary = run(
+        Config(
+            url_list=str(tmp_path / "list.txt"),
+            root=str(tmp_path / "corpus"),
+            oom_shard_count=3,
+            number_sample_per_shard=100,
+            allow_hosts=("127.0.0.1",),
+            workers=HERE,
+        )
+    )
+    assert summary.counts == {"success": 2, "http 404": 2}
+    (shard,) = read_manifest(str(tmp_path / "corpus")).shards
+    samples = list(iter_samples(str(tmp_path / "corpus"), shard))
+    assert [(sample.key, sample.caption) for sample in samples] == [("00000", ""), ("00003", "")]
+
+
+def test_keys_are_img2datasets() -> None:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    from img2dataset.downloader import compute_key
+
+    for rows_a_shard in (1, 2, 9, 10, 11, 1000, 1001, 10_000):
+        oom = math.ceil(math.log10(rows_a_shard))
+        for place in (0, rows_a_shard - 1):
+            for shard in (0, 7, 123_456):
+                ours = shard_key(place, shard, rows_a_shard, 5)
+                assert ours == compute_key(place, shard, oom, 5)
 
 
 # What is refused
