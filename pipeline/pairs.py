@@ -299,7 +299,7 @@ def _as_input_errors(file: str, tables: Iterator[pa.Table]) -> Iterator[pa.Table
     """What a reader finds wrong with the file is the user's to know, in one line."""
     try:
         yield from tables
-    except (pa.ArrowInvalid, UnicodeDecodeError, EOFError, zlib.error, OSError) as error:
+    except (pa.ArrowException, ValueError, EOFError, zlib.error, OSError) as error:
         reason = str(error).splitlines()[0]
         kind = file.removesuffix(".gz").rsplit(".", 1)[-1].lower()
         raise InputError(
