@@ -9,11 +9,13 @@ import datetime
 import importlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from infra import storage
 from infra.errors import CarraraError
@@ -33,6 +35,8 @@ from pipeline.shard_forget import quarantine_folders
 from pipeline.tombstones import read_tombstones, url_digest
 
 _DOWNLOAD = "-download."
+NUM_THREADS = 8
+"""Shards that are looked into at once."""
 LEDGER = "training.ledger"
 """Named, not imported: curation needs no model library."""
 
@@ -110,14 +114,22 @@ def find_rows(
     root: str, manifest: Manifest, column: str, value: str
 ) -> Iterator[tuple[Shard, dict[str, Any]]]:
     """The rows that have this value, failures too; only the column is read of other shards."""
-    for shard in manifest.shards:
-        if column == "key" and not value.startswith(shard.name):
-            continue
-        url = shard_url(root, shard.name, ".parquet")
-        if pc.any(pc.equal(storage.read_table(url, [column])[column], value)).as_py():
-            table = storage.read_table(url)
-            for row in table.filter(pc.equal(table[column], value)).to_pylist():
-                yield shard, row
+    shards = [shard for shard in manifest.shards if column != "key" or value.startswith(shard.name)]
+    urls = [shard_url(root, shard.name, ".parquet") for shard in shards]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        has_it = pool.map(lambda url: _has(url, column, value), urls)
+        for shard, url, is_there in zip(shards, urls, has_it, strict=True):
+            if is_there:
+                table = storage.read_table(url)
+                for row in table.filter(pc.equal(table[column], value)).to_pylist():
+                    yield shard, row
+
+
+def _has(url: str, column: str, value: str) -> bool:
+    # Not by storage.read_table: what it sets up takes longer than reading one column.
+    with storage.open_read(url) as file:
+        values = pq.ParquetFile(file).read([column])[column]
+    return bool(pc.any(pc.equal(values, value)).as_py())
 
 
 def _origin(manifest: Manifest, row: dict[str, Any]) -> Iterator[Line]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
+from infra import storage
 from infra.cluster import Workers
 from infra.errors import CarraraError, ConfigError, InputError, ShortfallError
 from infra.summary import Summary
@@ -478,3 +479,14 @@ def test_a_near_copy_is_found_by_the_hashes_that_were_scored(
         before["columns/hashes/00001.parquet"]
         != files(deduplicated)["columns/hashes/00001.parquet"]
     )
+
+
+def test_it_works_on_an_object_store(s3_bucket: str, make_corpus: Callable[..., Manifest]) -> None:
+    root = f"{s3_bucket}/corpus"
+    make_corpus(root, num_shards=2, num_samples=3)
+    score.run(score.Config(root=root, signals=("caption",), workers=HERE))
+    summary = run(root, url=("https://example.org/000010001.png",))
+    assert summary.counts == {"rows found": 1, "by url": 1}
+    assert "000010001" not in samples(root)
+    assert not storage.list_files(f"{root}/forget")
+    assert verify.run(verify.Config(root=root)).counts["tombstones kept"] == 2
