@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
   && command -v $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo demo-fast test lint install clean
+.PHONY: demo demo-fast test tools lint install clean
 
 demo: install
 	$(BIN)/carrara demo
@@ -14,8 +14,11 @@ demo: install
 demo-fast: install
 	$(BIN)/carrara demo --fast
 
-test: lint
+test: lint tools
 	$(BIN)/pytest
+
+tools:
+	tests/install-tools.sh
 
 lint: install
 	$(BIN)/ruff check .

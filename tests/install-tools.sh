@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The programs that tests run: wget records a site as WARC, ip makes a network of a test's own.
+# Installs what is missing where apt-get can; elsewhere says what to install.
+set -euo pipefail
+
+packages=()
+command -v wget >/dev/null || packages+=(wget)
+command -v ip >/dev/null || [ -x /sbin/ip ] || packages+=(iproute2)
+[ ${#packages[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "Installing ${packages[*]} for the tests"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null
+else
+  echo "the tests need ${packages[*]}: install with your package manager" >&2
+  exit 2
+fi
