@@ -143,7 +143,8 @@ def write_run(url: str, tables: Iterator[pa.Table]) -> None:
         pq.ParquetWriter(path, RUN_SCHEMA, compression="zstd") as writer,
     ):
         for table in tables:
-            writer.write_table(table, row_group_size=ROWS_A_GROUP)
+            if table.num_rows:  # an empty row group has no span to look for
+                writer.write_table(table, row_group_size=ROWS_A_GROUP)
 
 
 def _run_table(rows: list[PairRow]) -> pa.Table:

@@ -60,7 +60,7 @@ def test_pairs_are_the_same_as_samples_are(tmp_path: Path) -> None:
     assert uids == sorted({sample_uid(one[0], one[1]) for one in rows})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     archives=st.lists(st.lists(st.integers(0, 40), max_size=30), min_size=1, max_size=9),
     rows_a_range=st.integers(1, 50),
