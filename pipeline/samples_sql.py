@@ -44,7 +44,7 @@ def check_digests(root: str, manifest: Manifest, signals: Mapping[str, ColumnsMa
             is_intact = False
         if not is_intact:
             raise DamagedError(
-                f"{url}: missing, or not what its manifest says; `carrara verify {root}` tells "
+                f"{url}: missing, or not what its manifest says; `carrara verify` tells "
                 "which files are damaged"
             )
 

@@ -198,7 +198,11 @@ EMBEDDINGS, INDEX = f"corpus/embeddings/{SLUG}", f"corpus/index/{SLUG}"
         (keep, ["select", "corpus", "--name", "a", "--where", ""], "--where ''"),
         (keep, ["select", "corpus", "--name", "good", "--where", "true"], "policy digest"),
         (text("x.toml", "x ="), ["select", "corpus", "--name", "a", "--policy", "x.toml"], "TOML"),
-        (gone("corpus/shards/00000.parquet"), ["select", "corpus", "--name", "a"], "either"),
+        (
+            gone("corpus/shards/00000.parquet"),
+            ["select", "corpus", "--name", "a"],
+            "what to keep is not said",
+        ),
         (
             text("x.toml", '[[rules]]\nname = "kept"\nkeep = "true"\n'),
             ["select", "corpus", "--name", "a", "--policy", "x.toml"],
