@@ -30,7 +30,7 @@ from pipeline.corpus import (
 )
 from pipeline.picture_hash import from_hex, picture_hash
 from pipeline.signals.hashes import decode_pixels
-from pipeline.tombstones import Tombstones, is_redacted, redact
+from pipeline.tombstones import Tombstones, redact
 
 HASHES = "hashes"
 """The signal whose columns hold the pictures' perceptual hashes."""
@@ -121,17 +121,16 @@ class ShardForgetter:
         return swept
 
     def _find(self, rows: pa.Table) -> Iterator[Found]:
-        for row in rows.to_pylist():
-            identity = {name: row[name] for name in ("uid", "url", "sha256")}
-            kind = self.tombstones.matched_by(**identity)
-            if kind is not None and not is_redacted(row):
-                yield Found(
-                    key=row["key"],
-                    uid=row["uid"],
-                    found_by=kind,
-                    status=row["status"],
-                    error_message=row["error_message"],
-                )
+        matched = self.tombstones.matched_rows(rows)
+        taken = rows.take(pa.array(list(matched), pa.int64()))
+        for kind, row in zip(matched.values(), taken.to_pylist(), strict=True):
+            yield Found(
+                key=row["key"],
+                uid=row["uid"],
+                found_by=kind,
+                status=row["status"],
+                error_message=row["error_message"],
+            )
 
     def _rewrite(self, shard: Shard, found: list[Found]) -> Shard:
         keys = {row.key for row in found}

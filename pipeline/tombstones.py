@@ -14,7 +14,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
 from urllib.parse import quote, urlsplit
 
@@ -113,6 +113,26 @@ class Tombstones:
             return "domain"
         return None
 
+    def matched_rows(self, rows: pa.Table) -> dict[int, Kind]:
+        """The rows of a shard's parquet that fall under a tombstone, by their numbers. It needs
+        uid, url, caption, sha256 and error_message."""
+        candidates = pc.or_(
+            pc.is_in(rows["uid"], value_set=_texts(self._values["uid"])),
+            pc.is_in(rows["sha256"], value_set=_texts(self._values["sha256"])),
+        )
+        if self._values["url"] or self._values["domain"]:  # only here must each one be looked at
+            candidates = pc.or_(candidates, pc.is_valid(rows["url"]))
+        numbers = pc.indices_nonzero(candidates)
+        matched: dict[int, Kind] = {}
+        columns = ["uid", "url", "caption", "sha256", "error_message"]
+        for number, row in zip(
+            numbers.to_pylist(), rows.select(columns).take(numbers).to_pylist(), strict=True
+        ):
+            kind = self.matched_by(uid=row["uid"], url=row["url"], sha256=row["sha256"])
+            if kind is not None and not is_redacted(row):
+                matched[number] = kind
+        return matched
+
     def of_picture(self, bits: bytes) -> str | None:
         """As `reason`, for a picture, by the 32 bytes of its perceptual hash."""
         return None if self._pictures.find(bits) is None else TAKEN_DOWN
@@ -176,6 +196,7 @@ def url_digest(url: str) -> str:
     return hashlib.sha256(plain_url(url).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@lru_cache(maxsize=1 << 16)
 def domain_digest(domain: str) -> str:
     return hashlib.sha256(plain_host(domain).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -199,6 +220,10 @@ def plain_host(host: str) -> str:
         return host.encode("idna").decode("ascii")
     except UnicodeError:
         return host
+
+
+def _texts(values: Iterable[str]) -> pa.Array:
+    return pa.array(sorted(values), pa.string())
 
 
 def _domain_digests(url: str) -> list[str]:

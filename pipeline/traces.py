@@ -15,7 +15,7 @@ from infra import storage
 from infra.progress import track
 from pipeline.corpus import Manifest, Sample, Shard, iter_samples, read_rows
 from pipeline.shard_forget import bits_of_file, quarantine_shards
-from pipeline.tombstones import Tombstones, is_redacted
+from pipeline.tombstones import Tombstones
 
 DERIVED = ("columns", "embeddings", "index", "selections")
 
@@ -53,9 +53,8 @@ def _of_shard(
     root: str, shard: Shard, tombstones: Tombstones, folder: str
 ) -> Iterator[tuple[str, int]]:
     columns = ["uid", "url", "caption", "sha256", "error_message"]
-    rows = read_rows(root, shard, columns).to_pylist()
-    num = sum(not is_redacted(row) and _matches(row, tombstones) for row in rows)
-    yield f"{folder}/{shard.name}.parquet", num
+    rows = read_rows(root, shard, columns)
+    yield f"{folder}/{shard.name}.parquet", len(tombstones.matched_rows(rows))
     num = sum(_holds(sample, tombstones) for sample in iter_samples(root, shard))
     yield f"{folder}/{shard.name}.tar", num
 
