@@ -19,31 +19,20 @@ import zlib
 from collections import deque
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from functools import partial
 
 from infra.errors import ConfigError
-from pipeline.addresses import METADATA_HOSTS
+from pipeline.answers import outcome_of, refusal_by_headers, target
 from pipeline.curl_loop import CurlLoop
-from pipeline.fetch_settings import RETRYABLE_STATUSES
 from pipeline.fetch_settings import Failure as Failure
 from pipeline.fetch_settings import Fetched as Fetched
 from pipeline.fetch_settings import FetchSettings as FetchSettings
 from pipeline.hosts import BUSY_REASONS, Host, Hosts, backoff_s
 from pipeline.origins import UNREACHABLE_REASONS, Job, Origin
-from pipeline.robots import (
-    BY_ROBOTS_TAG,
-    BY_TDM_HEADER,
-    MAX_RULES_BYTES,
-    RULE_PATHS,
-    is_disallowed,
-    is_reserved,
-)
+from pipeline.robots import MAX_RULES_BYTES, RULE_PATHS
 from pipeline.schedule import Schedule
-from pipeline.transfers import Answer, Headers, Traffic, Transfer
-from pipeline.web_address import RefusedSchemeError, WebAddress, parse_web_address
-
-REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-MAX_REDIRECTS = 5
+from pipeline.transfers import Answer, Traffic, Transfer
+from pipeline.web_address import WebAddress
 
 MAX_WAIT_S = 60.0
 """The longest Retry-After waited for. A host that asks for more is left alone: its rows end with
@@ -71,6 +60,7 @@ class Fetcher:
         _reserve_descriptors(num_connections)
         self._settings = settings
         self._num_connections = num_connections
+        self._judge = partial(refusal_by_headers, settings=settings)
         self._rule_names = [name for name in RULE_PATHS if name in settings.opt_outs]
         self._hosts = Hosts(settings)
         self._loop = CurlLoop(num_connections)
@@ -141,7 +131,7 @@ class Fetcher:
 
     def _admit(self, number: int, url: str) -> None:
         self._num_pending += 1
-        address = _parse(url)
+        address = target(url)
         if isinstance(address, Failure):
             self._done.append((number, address))
             self._num_pending -= 1
@@ -220,9 +210,13 @@ class Fetcher:
             transfer = self._transfers[curl]
             self._end(transfer, transfer.end(error))
         now = self._now()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, transfer, under_way = heapq.heappop(self._deadlines)
-            if self._under_way.get(transfer) is under_way:
+        while self._deadlines:
+            deadline, _, transfer, under_way = self._deadlines[0]
+            is_over = self._under_way.get(transfer) is not under_way
+            if not is_over and deadline > now:
+                break
+            heapq.heappop(self._deadlines)
+            if not is_over:
                 self._end(transfer, transfer.time_out())
 
     def _stop(self, transfer: Transfer) -> _UnderWay:
@@ -241,7 +235,7 @@ class Fetcher:
             job.seconds_left = 0.0
             self._schedule.put_back(host, job, now)
             return
-        outcome = self._outcome(job, answer)
+        outcome = outcome_of(answer, job)
         self._note(under_way, outcome, now)
         self._schedule.offer(host, now)
         if isinstance(outcome, WebAddress):
@@ -253,36 +247,6 @@ class Fetcher:
             self._retry(job, outcome, now)
         else:
             self._finish(job, outcome)
-
-    def _outcome(self, job: Job, answer: Answer) -> Fetched | Failure | WebAddress:
-        if answer.failure is not None:
-            return answer.failure
-        location = answer.headers.get(b"location")
-        if answer.status in REDIRECT_STATUSES and location:
-            if job.num_redirects == MAX_REDIRECTS:
-                return Failure("too many redirects")
-            return _parse(location[0], job.address)
-        if not 200 <= answer.status < 300:
-            return Failure(
-                f"http {answer.status}",
-                retryable=answer.status in RETRYABLE_STATUSES,
-                retry_after_s=_retry_after_s(answer.headers),
-            )
-        if not answer.data and not job.origin:
-            return Failure("empty answer")
-        return Fetched(answer.data)
-
-    def _judge(self, headers: Headers) -> Failure | None:
-        settings = self._settings
-        if "x-robots-tag" in settings.opt_outs and is_disallowed(
-            headers.get(b"x-robots-tag", []),
-            settings.user_agent_token,
-            settings.disallowed_header_directives,
-        ):
-            return BY_ROBOTS_TAG
-        if "tdm-header" in settings.opt_outs and is_reserved(headers.get(b"tdm-reservation", [])):
-            return BY_TDM_HEADER
-        return None
 
     def _note(
         self, under_way: _UnderWay, outcome: Fetched | Failure | WebAddress, now: float
@@ -352,29 +316,6 @@ def _reserve_descriptors(num_connections: int) -> None:
             f"{hard}; ask for fewer (thread_count) or raise the limit (ulimit -Hn)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def _parse(text: str, base: WebAddress | None = None) -> WebAddress | Failure:
-    try:
-        address = parse_web_address(text, base)
-    except RefusedSchemeError:
-        return Failure("refused scheme")
-    except ValueError:
-        return Failure("invalid url")
-    return Failure("refused address") if address.host in METADATA_HOSTS else address
-
-
-def _retry_after_s(headers: Headers) -> float | None:
-    """Seconds, or a date, which is read by the server's own clock: ours may be wrong or jump."""
-    value = headers.get(b"retry-after", [""])[0]
-    if value.isdecimal():
-        return float(value[:9])
-    now = headers.get(b"date", [""])[0]
-    try:
-        seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(now)).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return max(0.0, seconds)
 
 
 def jitter(job: Job) -> float:

@@ -3,21 +3,18 @@
 A Transfer is a curl handle that serves one request after another. It keeps to what libcurl is told
 (http and https, no proxy, no cookies, no netrc, no redirects of its own) and to what its callbacks
 watch: the address of every socket, the size of the headers and of the decoded body, the sum of the
-bytes that all transfers hold. Reads and writes no files but the CA bundle.
+bytes that all transfers hold. Reads and writes no files.
 """
 
 import errno
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import certifi
 import pycurl
 
-from infra.errors import ConfigError
 from pipeline.addresses import is_public_address
+from pipeline.curl_handle import BROKEN, Descriptor, failure_of, is_connected, new_handle
 from pipeline.fetch_settings import Failure, FetchSettings
 from pipeline.web_address import WebAddress
 
@@ -27,10 +24,6 @@ MAX_HEADER_BYTES = 1 << 16
 MAX_DRAINED_BYTES = 1 << 14
 """Of a body that nobody wants (a 404's page) before the connection is given up for it."""
 
-DNS_CACHE_S = 300
-"""libcurl's own default is 60; a list's rows of one host come within minutes."""
-
-_BUFFER_BYTES = 1 << 16
 _WANTED = frozenset({b"date", b"location", b"retry-after", b"x-robots-tag", b"tdm-reservation"})
 
 Headers = dict[bytes, list[str]]
@@ -70,9 +63,7 @@ class Transfer:
     def __init__(self, settings: FetchSettings, traffic: Traffic) -> None:
         self._max_bytes_in_flight = settings.max_bytes_in_flight
         self._traffic = traffic
-        self.curl = pycurl.Curl()
-        for option, value in _options(settings).items():
-            self.curl.setopt(option, value)
+        self.curl = new_handle(settings)
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_open_socket)
         self.curl.setopt(pycurl.SOCKOPTFUNCTION, self._on_socket)
         self.curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
@@ -118,7 +109,7 @@ class Transfer:
         if error == pycurl.E_OK or self._is_truncated:
             answer.data = b"".join(self._chunks)
             if answer.status < 200:  # none at all, or the connection ended before the head did
-                answer.failure = _BROKEN
+                answer.failure = BROKEN
         elif answer.failure is None and not answer.is_evicted:
             answer.failure = self._failure(error)
         self._traffic.num_bytes_in_flight -= self._num_bytes
@@ -129,9 +120,8 @@ class Transfer:
     def time_out(self) -> Answer:
         """What came of it by the deadline: the reason tells how far it got."""
         reason = "timeout"
-        if not self.curl.getinfo(pycurl.REQUEST_SIZE) and not any(
-            map(_is_connected, self._sockets)
-        ):
+        is_sent = self.curl.getinfo(pycurl.REQUEST_SIZE)
+        if not is_sent and not any(map(is_connected, self._sockets)):
             reason = "host unreachable" if self.is_resolved else "dns"
         self._answer.failure = Failure(reason, retryable=True)
         return self.end(pycurl.E_OPERATION_TIMEDOUT)
@@ -151,7 +141,7 @@ class Transfer:
             self._is_refused = True
             return pycurl.SOCKET_BAD
         try:
-            return _Descriptor(address.family, address.socktype, address.protocol)
+            return Descriptor(address.family, address.socktype, address.protocol)
         except OSError as error:  # a machine without IPv6, or one that is out of descriptors
             self._socket_error = error
             return pycurl.SOCKET_BAD
@@ -224,112 +214,11 @@ class Transfer:
 
     def _failure(self, error: int) -> Failure:
         if error == pycurl.E_COULDNT_CONNECT:
-            return self._connect_failure()
-        if error == pycurl.E_SSL_CONNECT_ERROR and _errno(self.curl) == errno.ECONNRESET:
-            return Failure("connection broken", retryable=True)
-        assert error not in _OUR_MISTAKES, f"libcurl: error {error}, {self.curl.errstr()}"
-        return _FAILURES.get(error, _BROKEN)
-
-    def _connect_failure(self) -> Failure:
-        if self._socket_error and self._socket_error.errno in (errno.EMFILE, errno.ENFILE):
-            raise self._socket_error
-        if self._is_refused:
-            return Failure("refused address")
-        is_refused = _errno(self.curl) == errno.ECONNREFUSED
-        return Failure("connection refused" if is_refused else "host unreachable", retryable=True)
-
-
-_BROKEN = Failure("connection broken", retryable=True)
-
-_E_TOO_LARGE = 100
-"""CURLE_TOO_LARGE, which pycurl has no name for."""
-
-_FAILURES = {
-    pycurl.E_URL_MALFORMAT: Failure("invalid url"),
-    pycurl.E_COULDNT_RESOLVE_HOST: Failure("dns", retryable=True),
-    pycurl.E_OPERATION_TIMEDOUT: Failure("timeout", retryable=True),
-    pycurl.E_SSL_CONNECT_ERROR: Failure("tls"),
-    pycurl.E_PEER_FAILED_VERIFICATION: Failure("tls"),
-    pycurl.E_SSL_CIPHER: Failure("tls"),
-    pycurl.E_SSL_CERTPROBLEM: Failure("tls"),
-    pycurl.E_SSL_ISSUER_ERROR: Failure("tls"),
-    pycurl.E_SSL_INVALIDCERTSTATUS: Failure("tls"),
-    pycurl.E_BAD_CONTENT_ENCODING: Failure("undecodable answer"),
-    pycurl.E_FILESIZE_EXCEEDED: Failure("too large"),
-    # A head that libcurl itself finds too large (100 KB a line, 300 KB in all).
-    _E_TOO_LARGE: Failure("too large"),
-}
-"""All else is an answer that ended before its end, or one that is no HTTP."""
-
-_OUR_MISTAKES = frozenset(
-    {
-        pycurl.E_FAILED_INIT,
-        pycurl.E_OUT_OF_MEMORY,
-        pycurl.E_BAD_FUNCTION_ARGUMENT,
-        pycurl.E_UNKNOWN_OPTION,
-        pycurl.E_NOT_BUILT_IN,
-        pycurl.E_SSL_CACERT_BADFILE,
-    }
-)
-
-
-class _Descriptor:
-    """A new socket for libcurl, which duplicates the descriptor: this one is closed right after."""
-
-    __slots__ = ("_number",)
-
-    def __init__(self, family: int, kind: int, protocol: int) -> None:
-        self._number = socket.socket(family, kind, protocol).detach()
-
-    def fileno(self) -> int:
-        return self._number
-
-    def __del__(self) -> None:
-        os.close(self._number)
-
-
-def _options(settings: FetchSettings) -> dict[int, Any]:
-    return {
-        pycurl.NOSIGNAL: 1,
-        pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
-        pycurl.FOLLOWLOCATION: 0,
-        pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
-        pycurl.PROXY: "",
-        pycurl.NETRC: pycurl.NETRC_IGNORED,
-        pycurl.PATH_AS_IS: 1,
-        pycurl.USERAGENT: settings.user_agent,
-        pycurl.HTTPHEADER: ["Accept: image/*,*/*;q=0.8"],
-        # Asks for the bytes as they are; what comes compressed all the same is decoded, and the
-        # caps are on what it decodes to.
-        pycurl.ACCEPT_ENCODING: "identity",
-        pycurl.CAINFO: _ca_bundle(),
-        pycurl.DNS_CACHE_TIMEOUT: DNS_CACHE_S,
-        pycurl.BUFFERSIZE: _BUFFER_BYTES,
-        pycurl.TCP_NODELAY: 1,
-        # The caller's deadline comes first, and its clock stands still while it's kept waiting.
-        pycurl.CONNECTTIMEOUT: 24 * 3600,
-    }
-
-
-def _is_connected(number: int) -> bool:
-    # libcurl tells of a connection only when TLS stands, too.
-    try:
-        with socket.socket(fileno=os.dup(number)) as duplicate:
-            duplicate.getpeername()
-    except OSError:
-        return False
-    return True
-
-
-def _ca_bundle() -> str:
-    bundle = os.environ.get("SSL_CERT_FILE") or certifi.where()
-    if not os.access(bundle, os.R_OK):
-        raise ConfigError(f"SSL_CERT_FILE={bundle}: can't be read; name a bundle of certificates")
-    return bundle
-
-
-def _errno(curl: pycurl.Curl) -> int:
-    return int(curl.getinfo(pycurl.OS_ERRNO))
+            if self._socket_error and self._socket_error.errno in (errno.EMFILE, errno.ENFILE):
+                raise self._socket_error
+            if self._is_refused:
+                return Failure("refused address")
+        return failure_of(self.curl, error)
 
 
 def _text(value: bytes) -> str:

@@ -58,5 +58,5 @@ def test_a_name_that_leads_inside_is_refused(told: dict[str, Any], scenario: str
 
 
 def test_names_that_are_never_answered_time_out_and_hold_nothing_up(told: dict[str, Any]) -> None:
-    assert told["silent"]["reasons"] == {"dns": 16}
+    assert told["silent"]["reasons"] == {"dns": 8}
     assert told["silent"]["seconds"] < 10
