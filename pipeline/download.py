@@ -10,16 +10,15 @@ retry`) is staged first: until it is whole, the corpus stays what it was.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from infra import storage
-from infra.cluster import Outcome, Workers, map_on_workers
-from infra.config import EXECUTION_ONLY, POSITIONAL, Place, Settings, StageConfig
+from infra.cluster import Workers
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConflictError, DamagedError, ShortfallError
 from infra.stamp import differences
 from infra.summary import Stopwatch, Summary
@@ -33,24 +32,15 @@ from pipeline.corpus import (
     write_manifest,
 )
 from pipeline.decoding_settings import DecodingSettings
+from pipeline.download_workers import make_downloader, make_refetcher, run_workers, spelled
 from pipeline.fetch_settings import FetchSettings
 from pipeline.pair_rows import PairColumns
 from pipeline.pairs import ListFormat, PairList, open_pairs
 from pipeline.pixels import PixelSettings
-from pipeline.worklist import Plan, ShardRecord, Slice
-
-if TYPE_CHECKING:
-    from pipeline.refetch import Refetch, ShardRefetcher
-    from pipeline.shard_download import Job, ShardDownloader, Stopped
-
-Group = TypeVar("Group", bound=Settings)
-Item = TypeVar("Item", Slice, "Refetch")
+from pipeline.worklist import Plan, ShardRecord
 
 DERIVED = ("columns", "embeddings", "index", "selections")
 """What goes with a corpus that is overwritten. Tombstones stay: a takedown is for good."""
-
-NUM_NAMED = 5
-"""Failed shards or reasons that a message spells out."""
 
 
 class Config(PixelSettings, FetchSettings, DecodingSettings, StageConfig):
@@ -207,7 +197,7 @@ def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
     root = config.root
     records = worklist.read_records(root, plan)
     slices = worklist.slices(root, plan)
-    records |= _run_workers(config, partial(_make_downloader, config, plan), slices, records)
+    records |= run_workers(config, partial(make_downloader, config, plan), slices, records)
     manifest = _manifest(config, input_digest, [records[part.name] for part in slices])
     _check_any_success(config, plan, manifest.counts)
     if plan.is_staged:
@@ -231,7 +221,7 @@ def _refetch(config: Config, pairs: PairList, held: Manifest) -> Manifest:
     items = [
         Refetch(shard, part, held.digest) for shard, part in zip(held.shards, slices, strict=True)
     ]
-    records |= _run_workers(config, partial(_make_refetcher, config, plan), items, records)
+    records |= run_workers(config, partial(make_refetcher, config, plan), items, records)
     found = _manifest(config, held.input_digest, [records[item.name] for item in items])
     if found.shards == held.shards:
         storage.remove(worklist.folder_url(root))
@@ -244,43 +234,6 @@ def _install(root: str, manifest: Manifest) -> Manifest:
     installed = worklist.install(root, DERIVED)
     assert installed is not None
     return installed
-
-
-def _run_workers(
-    config: Config,
-    make: "Callable[[], Callable[[Item], ShardRecord | Stopped]]",
-    items: Sequence[Item],
-    records: dict[str, ShardRecord],
-) -> dict[str, ShardRecord]:
-    """Records of the items that had none; raises ShortfallError where not all could be made."""
-    from pipeline.shard_download import Stopped
-
-    made: dict[str, ShardRecord] = {}
-    failed: list[Outcome[Item, ShardRecord | Stopped]] = []
-    outcomes = map_on_workers(
-        make,
-        [item for item in items if item.name not in records],
-        workers=config.workers,
-        description="download",
-        unit="rows",
-        size=lambda item: item.num_rows,
-    )
-    with closing(outcomes):
-        for outcome in outcomes:
-            if isinstance(outcome.result, Stopped):
-                raise _stopped(config, outcome.result)
-            if outcome.result is None:
-                failed.append(outcome)
-            else:
-                made[outcome.item.name] = outcome.result
-    if failed:
-        named = sorted(f"{outcome.item.name} ({outcome.error})" for outcome in failed)
-        more = f" and {len(named) - NUM_NAMED} more" if len(named) > NUM_NAMED else ""
-        raise ShortfallError(
-            f"{config.root}: {len(failed)} of {len(items)} shards failed: "
-            f"{', '.join(named[:NUM_NAMED])}{more}; run the command again to make them"
-        )
-    return made
 
 
 def _manifest(config: Config, input_digest: str, records: Sequence[ShardRecord]) -> Manifest:
@@ -334,67 +287,6 @@ def _new_plan(
     )
 
 
-def _make_downloader(config: Config, plan: Plan) -> "ShardDownloader":
-    from pipeline.shard_download import ShardDownloader
-
-    return ShardDownloader(_job(config, plan))
-
-
-def _make_refetcher(config: Config, plan: Plan) -> "ShardRefetcher":
-    from pipeline.refetch import ShardRefetcher
-
-    return ShardRefetcher(_job(config, plan))
-
-
-def _job(config: Config, plan: Plan) -> "Job":
-    from pipeline.decoder import DecodeJob
-    from pipeline.shard_download import Job
-    from pipeline.tombstones import read_tombstones
-
-    verify_hash = config.verify_hash[1] if config.verify_hash else None
-    hash_names = {config.compute_hash, *([verify_hash] if verify_hash else [])}
-    needs_picture_hash = (
-        config.verify_picture_hash is not None or read_tombstones(config.root).has_pictures
-    )
-    return Job(
-        root=config.root,
-        shards_root=worklist.shards_root(config.root, plan),
-        rows_a_slice=config.number_sample_per_shard,
-        thread_count=config.thread_count,
-        num_decoders=max(1, int(config.workers.cpus_per_worker)),
-        max_waiting_bytes=config.max_waiting_mb << 20,
-        compute_hash=config.compute_hash,
-        verify_hash=verify_hash,
-        min_success_rate=config.min_success_rate,
-        fetch=_part_of(config, FetchSettings),
-        decode=DecodeJob(
-            pixels=_part_of(config, PixelSettings),
-            extract_exif=config.extract_exif,
-            hash_names=tuple(sorted(hash_names)),
-            picture_hash=needs_picture_hash,
-            max_memory_mb=config.max_decode_memory_mb,
-            max_seconds=config.max_decode_seconds,
-        ),
-    )
-
-
-def _part_of(config: Config, settings: type[Group]) -> Group:
-    return settings(**{name: getattr(config, name) for name in settings.model_fields})
-
-
-def _stopped(config: Config, stopped: "Stopped") -> ShortfallError:
-    if stopped.message is not None:
-        return ShortfallError(f"list {config.url_list}: {stopped.message}")
-    reasons = stopped.reasons
-    num, num_good = sum(reasons.values()), reasons.get(SUCCESS, 0)
-    return ShortfallError(
-        f"list {config.url_list}: {num_good:,} of the first {num:,} rows gave a picture, "
-        f"under --min-success-rate {config.min_success_rate:g}: "
-        f"{_spelled(reasons)}; finished shards are kept: mend what fails and run the command "
-        "again, or lower the rate"
-    )
-
-
 def _check_any_success(config: Config, plan: Plan, counts: Mapping[str, int]) -> None:
     if not counts.get(SUCCESS):
         # Nothing of this is worth keeping: the same command starts anew.
@@ -404,13 +296,8 @@ def _check_any_success(config: Config, plan: Plan, counts: Mapping[str, int]) ->
             storage.remove(storage.join(config.root, "quarantine"))
         raise ShortfallError(
             f"list {config.url_list}: none of its {plan.num_rows} rows gave a picture: "
-            f"{_spelled(counts)}; {_advice(counts)}"
+            f"{spelled(counts)}; {_advice(counts)}"
         )
-
-
-def _spelled(reasons: Mapping[str, int]) -> str:
-    most = Counter(reasons).most_common(NUM_NAMED)
-    return ", ".join(f"{name} ({num})" for name, num in most)
 
 
 def _advice(reasons: Mapping[str, int]) -> str:
