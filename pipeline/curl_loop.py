@@ -4,7 +4,6 @@ CurlMulti's own `select` stops at descriptor 1024 and looks at every transfer ea
 socket interface does neither. Reads and writes no files.
 """
 
-import os
 import select
 import time
 from contextlib import suppress
@@ -21,9 +20,6 @@ _MAX_EVENTS = 256
 
 class CurlLoop:
     def __init__(self, max_idle_connections: int) -> None:
-        # glibc asks a silent name server for 10 s and libcurl looks up 20 names at once: a list's
-        # dead domains would soon hold up all lookups. Four seconds will do.
-        os.environ.setdefault("RES_OPTIONS", "timeout:2 attempts:2")
         self._epoll = select.epoll()
         self._sockets: set[int] = set()
         self._timer_due: float | None = None
