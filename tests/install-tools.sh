@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# The programs that tests run: wget records a site as WARC, ip makes a network of a test's own.
+# The program that tests run beside Python: wget, which records a site as WARC.
 # Installs what is missing where apt-get can; elsewhere says what to install.
 set -euo pipefail
 
 packages=()
 command -v wget >/dev/null || packages+=(wget)
-command -v ip >/dev/null || [ -x /sbin/ip ] || packages+=(iproute2)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
