@@ -12,7 +12,7 @@ Photo-like JPEGs (benchmarks/photos.py, or a folder of one's own) are resized on
 in turn, round after round, so that a slow minute hits all. Then what our shortcuts cost: the PSNR
 of our pixels, before they are encoded, against the whole picture's exact means over areas, and for
 comparison that of the JPEG encoding that follows; also for photos of more megapixels, which are
-decoded at a reduced scale.
+decoded at a reduced scale. Last, one photo in every format and as it may need putting right.
 """
 
 import argparse
@@ -24,11 +24,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import simplejpeg
+from PIL import Image
 
+from benchmarks.icc_profiles import DISPLAY_P3, rgb_profile
 from benchmarks.photos import photos
 from pipeline.colour import Pixels
 from pipeline.jpeg import decode_jpeg, reduction_for
@@ -53,6 +56,7 @@ def main() -> None:
     compare_pixels("these photos", pictures[:50], settings)
     for side in LARGE_SIDES:
         compare_pixels(f"{side} x {side * 3 // 4}", _large(pictures, side), settings)
+    compare_formats(pictures[0], settings)
 
 
 # Speed
@@ -75,6 +79,37 @@ def compare_speed(pictures: list[bytes], settings: PixelSettings, num_rounds: in
             f"  {name:12} {statistics.median(measured):6.0f} pictures/s a core"
             f" (best {max(measured):.0f}), ours is {statistics.median(ratios):.2f} times as fast"
         )
+
+
+def compare_formats(photo: bytes, settings: PixelSettings) -> None:
+    ours, theirs = PictureResizer(settings), _img2dataset(settings)
+    with Image.open(io.BytesIO(photo)) as opened:
+        image = opened.convert("RGB").resize((640, 480))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    wide = rgb_profile(DISPLAY_P3, 2.2)
+    files: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "JPEG": (image, {"quality": 85}),
+        "JPEG turned": (image, {"quality": 85, "exif": turned}),
+        "JPEG Display P3": (image, {"quality": 85, "icc_profile": wide}),
+        "JPEG progressive": (image, {"quality": 85, "progressive": True}),
+        "JPEG CMYK": (image.convert("CMYK"), {"quality": 85}),
+        "PNG": (image, {}),
+        "PNG transparent": (image.convert("RGBA"), {}),
+        "PNG palette": (image.convert("P"), {}),
+        "WEBP": (image, {}),
+        "GIF": (image, {}),
+        "BMP": (image, {}),
+        "TIFF": (image, {}),
+        "AVIF": (image, {}),
+    }
+    print("  640 x 480, milliseconds:      ours  img2dataset")
+    for title, (picture, options) in files.items():
+        file = io.BytesIO()
+        picture.save(file, title.split()[0], **options)
+        data = [file.getvalue()] * 10
+        times = [1e3 / max(_rate(work, data) for _ in range(3)) for work in (ours, theirs)]
+        print(f"    {title:20} {len(data[0]) / 1e3:4.0f} KB {times[0]:6.1f} {times[1]:6.1f}")
 
 
 def _rate(work: Work, pictures: list[bytes]) -> float:

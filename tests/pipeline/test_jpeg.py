@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.colour import Pixels
 from pipeline.jpeg import UnsupportedJpegError, decode_jpeg, read_segments, reduction_for
 from pipeline.picture_header import Reason, UnusableError
+from pipeline.pixels import Picture, PictureResizer, PixelSettings
 from pipeline.resize import resize
 
 
@@ -152,5 +153,14 @@ def test_lengths_that_lie_end_the_search(length: int) -> None:
 
 
 def test_a_jpeg_that_turbojpeg_does_not_know_is_left_to_pillow() -> None:
+    """Chroma that is finer than the light: libjpeg can, its TurboJPEG interface has no name for."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(file, "JPEG", subsampling=0)
+    data = bytearray(file.getvalue())
+    frame = data.index(b"\xff\xc0")
+    data[frame + 17] = 0x12
     with pytest.raises(UnsupportedJpegError):
-        decode_jpeg(b"\xff\xd8\xff\xe0", None)
+        decode_jpeg(bytes(data), None)
+    picture = PictureResizer(PixelSettings(resize_mode="no"))(bytes(data))
+    assert isinstance(picture, Picture)
+    assert (picture.width, picture.height) == (64, 48)

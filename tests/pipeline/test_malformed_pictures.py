@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.malformed_pictures import (
-    SETTINGS,
-    malformed_picture,
-    malformed_pictures,
-    outcome_of,
-)
+from benchmarks.fuzz_pictures import SETTINGS, outcome_of
+from benchmarks.malformed_pictures import malformed_picture, malformed_pictures
 from pipeline.pixels import PictureResizer, PixelSettings
 
 NUM_PICTURES = 600
-"""`python -m benchmarks.malformed_pictures` takes 20,000."""
+"""`python -m benchmarks.fuzz_pictures` takes 20,000."""
 
 MAX_GROWTH_BYTES = 100 << 20
 
