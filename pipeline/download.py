@@ -36,7 +36,7 @@ from pipeline.download_workers import make_downloader, make_refetcher, run_worke
 from pipeline.fetch_settings import FetchSettings
 from pipeline.pair_rows import PairColumns
 from pipeline.pairs import ListFormat, PairList, open_pairs
-from pipeline.pixels import PixelSettings
+from pipeline.pixel_settings import PixelSettings
 from pipeline.worklist import Plan, ShardRecord
 
 DERIVED = ("columns", "embeddings", "index", "selections")
