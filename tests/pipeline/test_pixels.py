@@ -75,15 +75,6 @@ def test_pictures_are_stored_in_the_format_asked_for(stored: str, name: str) -> 
     assert Image.open(io.BytesIO(picture.data)).format == name
 
 
-def test_transparency_becomes_white() -> None:
-    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    file = io.BytesIO()
-    clear.save(file, "PNG")
-    picture = resize(file.getvalue(), resize_mode="no", encode_format="png", encode_quality=1)
-    assert isinstance(picture, Picture)
-    assert Image.open(io.BytesIO(picture.data)).convert("RGB").getpixel((4, 4)) == (255, 255, 255)
-
-
 def test_the_same_picture_gives_the_same_bytes() -> None:
     assert resize(encode("PNG")) == resize(encode("PNG"))
 
