@@ -15,8 +15,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.weighed import Weighed, run_weighed
 from pipeline.corpus import (
     ROW_SCHEMA,
     Manifest,
@@ -40,15 +39,6 @@ from pipeline.select import Config as SelectConfig
 from pipeline.select import run as select
 
 COPY_BYTES = 1 << 20
-
-RUN_AND_WEIGH = """
-import resource, sys
-import carrara
-code = carrara.run_command(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-sys.exit(code)
-"""
-"""Runs one command and prints its peak memory last."""
 
 
 def main() -> None:
@@ -71,6 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--num-rounds", type=int, default=3, help="of copy and pack in turn")
     parser.add_argument("--num-threads", type=int, default=4)
     parser.add_argument("--folder", help="where the temporary corpora go")
+    parser.add_argument("--sequential", action="store_true", help="as for an object store")
     parser.add_argument("--spool", help="where pack's temporary files go; none: beside the corpus")
     return parser.parse_args()
 
@@ -80,14 +71,14 @@ def compare(root: Path, num_samples: int, arguments: argparse.Namespace) -> None
     copies, packs, peaks = [], [], []
     for _ in range(arguments.num_rounds):
         copies.append(num_bytes / time_copy(root, root.parent / "copy") / 1e6)
-        seconds, peak = time_pack(root, root.parent / "packed", arguments)
-        packs.append(num_bytes / seconds / 1e6)
-        peaks.append(peak)
-    copy, pack = statistics.median(copies), statistics.median(packs)
+        done = pack(root, root.parent / "packed", arguments)
+        packs.append(num_bytes / done.seconds / 1e6)
+        peaks.append(done.peak_bytes)
+    copied, packed = statistics.median(copies), statistics.median(packs)
     print(
-        f"{num_samples:>9,} samples, {num_bytes / 1e9:.2f} GB: copy {copy:4.0f} MB/s, pack "
-        f"{pack:4.0f} MB/s ({num_samples * pack * 1e6 / num_bytes:,.0f} samples/s), ratio "
-        f"{pack / copy:.2f}; peak {max(peaks) / 1e6:.0f} MB"
+        f"{num_samples:>9,} samples, {num_bytes / 1e9:.2f} GB: copy {copied:4.0f} MB/s, pack "
+        f"{packed:4.0f} MB/s ({num_samples * packed * 1e6 / num_bytes:,.0f} samples/s), ratio "
+        f"{packed / copied:.2f}; peak {max(peaks) / 1e6:.0f} MB"
     )
 
 
@@ -106,18 +97,16 @@ def time_copy(root: Path, copy: Path) -> float:
     return seconds
 
 
-def time_pack(root: Path, output: Path, arguments: argparse.Namespace) -> tuple[float, int]:
-    """Seconds and peak bytes of one `carrara pack` in its own process."""
-    command = [sys.executable, "-c", RUN_AND_WEIGH, "pack", str(root), str(output)]
-    command += ["--selection", "all", "--json", "--num-threads", str(arguments.num_threads)]
-    command += ["--samples-per-shard", str(arguments.samples_per_shard)]
-    command += ["--spool", arguments.spool or str(root.parent)]
+def pack(root: Path, output: Path, arguments: argparse.Namespace) -> Weighed:
+    options = ["--selection", "all", "--num-threads", str(arguments.num_threads)]
+    options += ["--samples-per-shard", str(arguments.samples_per_shard)]
+    options += ["--spool", arguments.spool or str(root.parent)]
+    if arguments.sequential:
+        options.append("--sequential")
     os.sync()
-    start = time.perf_counter()
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    seconds = time.perf_counter() - start
+    done = run_weighed("pack", str(root), str(output), *options)
     shutil.rmtree(output)
-    return seconds, int(done.stdout.split()[-1])
+    return done
 
 
 def write_corpus(root: Path, num_samples: int, samples_per_shard: int, picture_kb: int) -> None:
