@@ -14,7 +14,7 @@ from infra.errors import ShortfallError
 from pipeline import worklist
 from pipeline.corpus import SUCCESS
 from pipeline.fetch_settings import FetchSettings
-from pipeline.pixels import PixelSettings
+from pipeline.pixel_settings import PixelSettings
 from pipeline.worklist import Plan, ShardRecord, Slice
 
 if TYPE_CHECKING:
