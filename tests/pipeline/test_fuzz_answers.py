@@ -1,8 +1,9 @@
-from benchmarks.malformed_answers import MAX_GROWTH_BYTES, fetch_malformed, malformed_answer
+from benchmarks.fuzz_answers import MAX_GROWTH_BYTES, fetch_malformed
+from benchmarks.malformed_answers import malformed_answer
 
 
 def test_malformed_answers_are_each_counted_once_and_leave_nothing_behind() -> None:
-    """A few of what `python -m benchmarks.malformed_answers` has 20,000 of."""
+    """A few of what `python -m benchmarks.fuzz_answers` has 20,000 of."""
     outcomes, growth = fetch_malformed(2000, seed=1)
     assert sum(outcomes.values()) == 2000
     assert outcomes.keys() >= {"fetched", "connection broken", "too large", "timeout", "http 429"}
