@@ -36,7 +36,7 @@ TEXT_SIGNAL = "text_overlay"
 BATCH_SIZE = 64
 
 INPAINT_RADIUS = 3
-"""Pixels around a painted one that give its colour (OpenCV's example); by Bertalmio et al. (2001)."""
+"""Pixels around a painted one that give its colour (OpenCV's example)."""
 
 Boxes = list[list[list[float]]]
 """Each four corners [x, y], as shares of the picture's width and height."""
@@ -106,7 +106,9 @@ def paint_over(picture: Image.Image, boxes: Boxes) -> Image.Image:
     for box in boxes:
         corners = np.array(box) * [picture.width, picture.height]
         cv2.fillConvexPoly(mask, np.round(corners).astype(np.int32), 255)
-    painted = cv2.inpaint(np.asarray(picture), mask, INPAINT_RADIUS, cv2.INPAINT_NS)
+    painted = cv2.inpaint(
+        np.asarray(picture), mask, INPAINT_RADIUS, cv2.INPAINT_NS
+    )  # Bertalmio et al. (2001)
     return Image.fromarray(painted)
 
 

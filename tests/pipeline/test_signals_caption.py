@@ -1,6 +1,6 @@
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus import read_manifest
@@ -100,14 +100,16 @@ def test_lines_and_capitals_do_not_change_the_language(signal: CaptionSignal) ->
     assert signal.languages(pa.array([shouted]))["language"].to_pylist() == ["fr"]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_has_a_language_or_none(caption: str) -> None:
-    found = CaptionSignal("/nowhere", {}).languages(pa.array([caption]))
+@settings(deadline=None)  # the first example loads the model
+@given(caption=st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_has_a_language_or_none(signal: CaptionSignal, caption: str) -> None:
+    found = signal.languages(pa.array([caption]))
     ((language,), (confidence,)) = (column.to_pylist() for column in found.values())
     assert (language is None) == (confidence is None)
     assert confidence is None or 0 <= confidence <= 1
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_shares_stay_between_zero_and_one(caption: str) -> None:
     scores = score(caption)

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
@@ -108,6 +108,7 @@ def test_overlap_is_the_share_of_the_captions_words(caption: str, text: str, sha
     assert overlap(caption, text) == pytest.approx(share)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_overlap_stays_between_zero_and_one(caption: str, text: str) -> None:
     assert 0 <= overlap(caption, text) <= 1
