@@ -168,6 +168,8 @@ def _stored(shard: Shard, row: dict[str, Any]) -> Iterator[Line]:
 
 
 def _place(shard: Shard, row: dict[str, Any]) -> str:
+    if row["status"] != SUCCESS:
+        return f"{row['key']}, {row['status']}: {row['error_message']}"
     text = f"{row['key']} in shards/{shard.name}.tar"
     if row.get("image_offset") is not None:
         text += f", {row['image_size']:,} bytes from {row['image_offset']:,} on"

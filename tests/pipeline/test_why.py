@@ -125,7 +125,8 @@ def test_columns_of_the_list_and_times_are_told(place: Path) -> None:
 
 def test_what_was_taken_down_says_when_and_by_which_receipt(place: Path) -> None:
     root, uid = str(place / "corpus"), row_of(place, KEY)["uid"]
-    forget.run(forget.Config(root=root, url=(URL,), workers=HERE))
+    packed = str(place / "packed")
+    forget.run(forget.Config(root=root, url=(URL,), also=(packed,), workers=HERE))
     (receipt,) = (path.stem for path in Path(root, "receipts").glob("*.json"))
     told = story(place, uid)
     assert told["fetched"]["status"] == "failed_to_download"
@@ -133,6 +134,7 @@ def test_what_was_taken_down_says_when_and_by_which_receipt(place: Path) -> None
     assert told["taken down"]["by uid"]["receipt"] == receipt
     assert told["taken down"]["it was"]["kept_by"] == ["wordy"]
     assert story(place, URL)["taken down"]["by url"]["receipt"] == receipt
+    assert texts(place, uid, packed=(packed,))[packed].endswith("failed_to_download: taken down")
 
 
 def test_what_lies_in_quarantine_is_told(place: Path) -> None:
