@@ -102,7 +102,8 @@ def _pss(process: int) -> int:
 
 def _conclude(measured: list[tuple[int, dict[str, int]]]) -> None:
     most = max(num_rows for num_rows, _ in measured)
-    early = [sizes for num_rows, sizes in measured if 0 < num_rows <= most / 5]
+    first_seen = min((num_rows for num_rows, _ in measured if num_rows), default=0)
+    early = [sizes for num_rows, sizes in measured if 0 < num_rows <= max(most / 5, first_seen)]
     late = [sizes for num_rows, sizes in measured if num_rows > most / 2 and sizes["worker"]]
     for kind in KINDS:
         first = max((sizes[kind] for sizes in early), default=0)

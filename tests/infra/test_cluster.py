@@ -2,13 +2,14 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from infra.cluster import Workers, map_on_workers
+from infra.cluster import ITEMS_QUEUED_A_WORKER, Workers, map_on_workers
 from infra.errors import InputError
 
 
@@ -34,6 +35,10 @@ def make_dying_once(folder: Path) -> Callable[[int], int]:
         return number
 
     return die_once
+
+
+def make_marking(folder: Path) -> Callable[[int], None]:
+    return lambda number: (folder / str(number)).touch()
 
 
 def make_nothing() -> Callable[[int], int]:
@@ -79,6 +84,20 @@ def test_an_item_whose_worker_is_killed_is_done_by_the_next(tmp_path: Path) -> N
     )
     assert sorted(outcome.result or 0 for outcome in outcomes) == list(range(8))
     assert (tmp_path / "died").exists()
+
+
+def test_no_more_is_begun_than_workers_and_their_queues_hold(tmp_path: Path) -> None:
+    outcomes = map_on_workers(
+        partial(make_marking, tmp_path),
+        range(20),
+        workers=Workers(num_workers=2),
+        description="mark",
+        unit="numbers",
+    )
+    next(outcomes)
+    time.sleep(1.0)  # nobody takes what is done
+    assert len(list(tmp_path.iterdir())) <= 1 + 2 * ITEMS_QUEUED_A_WORKER
+    assert len(list(outcomes)) == 19
 
 
 def test_an_item_that_keeps_failing_ends_as_an_error_in_one_line() -> None:

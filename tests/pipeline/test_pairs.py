@@ -83,6 +83,67 @@ def test_every_format_gives_the_same_rows(
     assert read(path, ["similarity"]) == [row | {"fault": None} for row in ROWS]
 
 
+def test_json_of_columns_of_lists_is_rows(tmp_path: Path) -> None:
+    columns = {"url": ["http://a/1.jpg", "http://a/2.jpg"], "caption": ["one", "two"]}
+    (tmp_path / "list.json").write_text(json.dumps(columns))
+    assert [(row["url"], row["caption"]) for row in read(tmp_path / "list.json")] == [
+        ("http://a/1.jpg", "one"),
+        ("http://a/2.jpg", "two"),
+    ]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_txt_is_a_url_a_line_with_empty_captions(tmp_path: Path, packed: bool) -> None:
+    lines = [b"\xef\xbb\xbfhttp://a/1.jpg", b"", b" http://a/2,3.jpg\r", "http://a/ü.jpg".encode()]
+    text = b"\n".join([*lines, b"http://a/\xff.jpg"])
+    path = tmp_path / ("list.txt.gz" if packed else "list.txt")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    rows = read(path)
+    assert [row["url"] for row in rows] == [
+        "http://a/1.jpg",
+        "http://a/2,3.jpg",
+        "http://a/ü.jpg",
+        None,
+    ]
+    assert [row["fault"] for row in rows] == [None, None, None, URL_NOT_TEXT]
+    assert {row["caption"] for row in rows} == {""}
+
+
+def test_a_list_without_captions_has_empty_ones(tmp_path: Path) -> None:
+    for name, write in {"l.parquet": write_parquet, "l.csv": write_delimited}.items():
+        write(tmp_path / name, [{"url": "http://a/1.jpg"}])
+        pairs = open_pairs(str(tmp_path / name), PairColumns("url", ""))
+        assert [row for table in pairs.tables() for row in table.to_pylist()] == [
+            {"url": "http://a/1.jpg", "caption": "", "fault": None}
+        ]
+
+
+def test_the_format_may_be_told(tmp_path: Path) -> None:
+    write_lines(tmp_path / "list.jsonl", ROWS)
+    write_parquet(tmp_path / "list.parquet", ROWS[:1])
+    pairs = open_pairs(str(tmp_path), PairColumns("url", "caption"), "parquet")
+    assert pairs.files == (str(tmp_path / "list.parquet"),)
+    (tmp_path / "urls").write_text("http://a/1.jpg\n")
+    told = open_pairs(str(tmp_path / "urls"), PairColumns("url", "caption"), "txt")
+    assert [table.num_rows for table in told.tables()] == [1]
+
+
+def test_columns_of_lists_are_kept(tmp_path: Path) -> None:
+    rows = [{"url": "http://a/1.jpg", "caption": "a", "all": ["x", "y"], "scores": [0.5, 0.25]}]
+    write_parquet(tmp_path / "list.parquet", rows)
+    (row,) = read(tmp_path / "list.parquet", ["all", "scores"])
+    assert (row["all"], row["scores"]) == (["x", "y"], [0.5, 0.25])
+
+
+def test_json_too_large_for_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.pairs.MAX_JSON_BYTES", 10)
+    write_json(tmp_path / "list.json", ROWS)
+    with pytest.raises(InputError, match="write it as"):
+        read(tmp_path / "list.json")
+
+
 def test_a_folder_is_read_file_by_file_in_order_of_names(tmp_path: Path) -> None:
     for i, row in enumerate(ROWS):
         write_parquet(tmp_path / f"part-{i}.parquet", [row])
