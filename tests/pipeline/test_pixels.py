@@ -1,5 +1,8 @@
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from typing import Any
 
@@ -7,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.picture_header import Header, read_header
+from pipeline.picture_header import Format, Header, Reason, read_header
 from pipeline.pixels import Picture, PictureResizer, PixelSettings, Rejected
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
@@ -39,7 +42,7 @@ def png_that_says(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_size_and_format_are_read_from_the_content(name: str) -> None:
+def test_size_and_format_are_read_from_the_content(name: Format) -> None:
     assert read_header(encode(name)) == Header(name, 90, 60)
 
 
@@ -77,6 +80,40 @@ def test_pictures_are_stored_in_the_format_asked_for(stored: str, name: str) -> 
 
 def test_the_same_picture_gives_the_same_bytes() -> None:
     assert resize(encode("PNG")) == resize(encode("PNG"))
+
+
+RESIZE_SOME = """
+import hashlib, io
+import numpy as np
+from PIL import Image
+from pipeline.pixels import Picture, PictureResizer, PixelSettings
+
+noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+digest = hashlib.sha256()
+for side in (300, 640, 1100):
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((side, side - 77)).save(file, "JPEG")
+    for size in (40, 160, 256, 400):
+        picture = PictureResizer(PixelSettings(image_size=size))(file.getvalue())
+        assert isinstance(picture, Picture)
+        digest.update(picture.data)
+print(digest.hexdigest())
+"""
+
+
+def test_a_processor_with_fewer_vector_instructions_makes_the_same_bytes() -> None:
+    fewer = {"OPENCV_CPU_DISABLE": "AVX2,AVX,FP16", "OPENCV_IPP": "sse42", "JSIMD_FORCESSE2": "1"}
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", RESIZE_SOME],
+            env=os.environ | changed,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for changed in ({}, fewer)
+    }
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
@@ -122,7 +159,7 @@ def test_a_bomb_is_rejected_by_its_header() -> None:
         ({"max_aspect_ratio": 1.4}, "aspect ratio too large"),
     ],
 )
-def test_limits_are_counted_in_img2datasets_words(settings: dict[str, Any], reason: str) -> None:
+def test_limits_are_counted_in_img2datasets_words(settings: dict[str, Any], reason: Reason) -> None:
     assert resize(encode("PNG"), **settings) == Rejected(reason)
 
 
