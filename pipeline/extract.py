@@ -4,7 +4,7 @@
 
 Reads   WARC and WAT files, plain or .gz: files, folders of them, lists of their paths
 Writes  OUT/pairs-00000.parquet ...   url, caption, their language, the page and its WARC record
-        OUT/extract/                  records of the archives read, and manifest.json; last
+        OUT/_extract/                 records of the archives read, and manifest.json; last
 
 Every picture with an alternative text that is long enough, each pair once. An archive is read once:
 the same command goes on where it stopped, and the same archives give the same bytes whoever read
@@ -103,7 +103,7 @@ def run(config: Config) -> Summary:
 def _claim(config: Config, stamp: Stamp) -> None:
     """Refuses a ROOT with files of another origin: `download` reads all of a folder as one list."""
     work = work_url(config.root)
-    there = [name for name in storage.list_names(config.root) if name != "runs"]
+    there = storage.list_names(config.root)
     if there and not storage.exists(storage.join(work, "stamp.json")):
         raise ConflictError(
             f"{config.root}: holds {there[0]!r}, which `carrara extract` did not make; expected an "
@@ -131,7 +131,7 @@ def _extract(config: Config, archives: list[Archive], stamp: Stamp) -> ExtractMa
 
 def _read_records(config: Config, archives: list[Archive]) -> dict[int, ArchiveRecord]:
     """Of the archives that were read before, as they are now."""
-    there = set(storage.list_names(storage.join(config.root, "extract", "archives")))
+    there = set(storage.list_names(work_url(config.root, "archives")))
     found = {}
     for archive in archives:
         if f"{archive.key}.json" in there:

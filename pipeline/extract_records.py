@@ -1,4 +1,4 @@
-"""What `carrara extract` notes of itself, in ROOT/extract/.
+"""What `carrara extract` notes of itself, in ROOT/_extract/.
 
 archives/000000.json   an archive that was read, and what it gave
 spool/                 its pairs, until they are merged
@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from infra import storage
 from infra.records import read_record
+
+WORK = "_extract"
+"""Readers of a folder of parquet files pass over what begins so: Arrow, pandas, Spark."""
 
 PAIRS = "pairs"
 """Pictures that became pairs; and how the files of them are called."""
@@ -59,7 +62,7 @@ class ExtractManifest(BaseModel):
 
 
 def work_url(root: str, *parts: str) -> str:
-    return storage.join(root, "extract", *parts)
+    return storage.join(root, WORK, *parts)
 
 
 def spool_url(root: str, *parts: str) -> str:

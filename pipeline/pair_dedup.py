@@ -148,7 +148,7 @@ def write_run(url: str, tables: Iterator[pa.Table]) -> None:
 
 
 def _run_table(rows: list[PairRow]) -> pa.Table:
-    uids = b"".join(bytes.fromhex(sample_uid(row[0], row[1])) for row in rows)
+    uids = bytes.fromhex("".join([sample_uid(row[0], row[1]) for row in rows]))
     halves = np.frombuffer(uids, ">u8").astype(np.uint64).reshape(-1, 2)
     columns = [halves[:, 0], halves[:, 1], *map(list, zip(*rows, strict=True))]
     return pa.table(

@@ -18,7 +18,7 @@ OFFSET = re.compile("[0-9]{1,18}")
 """What a 64-bit integer holds."""
 
 
-class _Link(msgspec.Struct):
+class _Link(msgspec.Struct, gc=False):
     path: str | None = None
     url: str | None = None
     alt: str | None = None

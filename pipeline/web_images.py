@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import ada_url
 
@@ -25,12 +26,16 @@ CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
 REPLACEMENT = "\ufffd"
 """What decoders write for bytes that are no letter; HTML writes it for NUL."""
 
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
+"""A last part of a path that stays as it is."""
+
+DIRECTORIES_KEPT = 1 << 16
+
 BASES_KEPT = 1024
 """Resolved bases: one is needed for each picture of a page in turn."""
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """One <img>: the addresses that it gives, best first, and its alternative text."""
 
     addresses: tuple[str, ...]
@@ -53,7 +58,7 @@ class Page:
 
 def pair_of(image: Image, base_url: str | None, min_characters: int) -> tuple[str, str] | str:
     """(url, caption), or why this is no pair; `base_url` as `base_url_of` gives it."""
-    caption = tidy(image.alt or "")
+    caption = tidy(image.alt) if image.alt else ""
     if not caption:
         return NO_CAPTION
     if len(caption) < min_characters:
@@ -66,7 +71,8 @@ def pair_of(image: Image, base_url: str | None, min_characters: int) -> tuple[st
 
 def tidy(text: str) -> str:
     """White space and control characters, however many, become one space."""
-    return " ".join(text.translate(CONTROLS).split())
+    plain = text if text.isprintable() else text.translate(CONTROLS)
+    return " ".join(plain.split())
 
 
 @lru_cache(BASES_KEPT)
@@ -96,9 +102,23 @@ def widest(srcset: str) -> str | None:
 
 
 def _join(base_url: str | None, address: str) -> str:
+    """Raises ValueError. Pictures lie in directories by the dozen: those are what is resolved."""
+    directory, slash, name = address.rpartition("/")
+    # Where the slash may belong to "https://", or to a backslash or a tab, the whole is resolved.
+    is_directory = directory.isprintable() and not directory.endswith(("/", "\\", ":"))
+    if PLAIN_NAME.fullmatch(name) and is_directory:
+        return _directory(base_url, directory + slash or "./") + name
+    return join(base_url, address)
+
+
+def join(base_url: str | None, address: str) -> str:
+    """As the standard has it."""
     if base_url is None:
         return ada_url.normalize_url(address)
     return ada_url.join_url(base_url, address)
+
+
+_directory = lru_cache(DIRECTORIES_KEPT)(join)
 
 
 def _resolve(addresses: Iterable[str], base_url: str | None) -> str:
