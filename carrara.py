@@ -38,7 +38,7 @@ class Stage:
 
 CHAPTERS: dict[str, dict[str, Stage]] = {
     "From URLs to a curated corpus": {
-        "extract": Stage("pipeline.extract", "Web archives -> pairs of URL and caption."),
+        "extract": Stage("pipeline.extract", "Web archives -> pairs of URL and caption.", False),
         "download": Stage("pipeline.download", "A list of URLs and captions -> WebDataset shards."),
         "score": Stage("pipeline.score", "Shards -> columns of scores, computed once."),
         "dedup": Stage("pipeline.dedup.stage", "Copies and leaks -> columns that policies ask."),
