@@ -44,7 +44,10 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
         "dedup": Stage("pipeline.dedup.stage", "Copies and leaks -> columns that policies ask."),
         "select": Stage("pipeline.select", "A policy (SQL over the columns) -> a selection."),
         "pack": Stage("pipeline.pack", "A selection -> new, even, shuffled shards."),
-        "forget": Stage("pipeline.forget", "Take samples down: tombstones, new shards, a receipt."),
+        # It leaves receipts, without addresses; what it shows would have them.
+        "forget": Stage(
+            "pipeline.forget", "Take samples down: tombstones, new shards, a receipt.", False
+        ),
         "why": Stage(
             "pipeline.why", "All that is known of one row, and of what became of it.", False
         ),
