@@ -4,12 +4,14 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.icc_profiles import ADOBE_RGB, rgb_profile
 from pipeline.picture_header import Format, Header, Reason, read_header
 from pipeline.pixels import Picture, PictureResizer, PixelSettings, Rejected
 
@@ -171,3 +173,12 @@ def test_pictures_at_the_limit_pass() -> None:
 def test_a_png_quality_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="0 to 9"):
         PixelSettings(encode_format="png", encode_quality=95)
+
+
+def test_threads_share_a_resizer() -> None:
+    wide = rgb_profile(ADOBE_RGB, 2.2)
+    pictures = [encode(name) for name in FORMATS] + [encode("JPEG", icc_profile=wide)]
+    resizer = PictureResizer(PixelSettings(image_size=32))
+    alone = [resizer(data) for data in pictures]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(resizer, pictures * 8)) == alone * 8
