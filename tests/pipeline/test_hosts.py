@@ -315,3 +315,25 @@ def test_idle_hosts_are_forgotten() -> None:
 def test_more_connections_than_this_machine_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="open files"):
         Fetcher(FetchSettings(), num_connections=10**9)
+
+
+def test_outcomes_do_not_depend_on_how_many_are_asked_at_once(
+    site: "Site", make_fetcher: "MakeFetcher", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "FIRST_BACKOFF_S", 0.1)
+    site.headers["/picture/4.jpg"] = {"X-Robots-Tag": "noai"}
+    urls = [
+        *(site.picture(number) for number in range(8)),
+        *(f"{site.url}/status?code={code}" for code in (404, 410, 500, 503)),
+        *(f"http://nowhere.invalid/{number}" for number in range(8)),
+        *(f"http://127.0.0.1:9/{number}" for number in range(8)),
+        *(
+            f"{site.url}/{path}"
+            for path in ("busy", "broken", "empty", "redirect?to=/none", "drip")
+        ),
+    ]
+    found = []
+    for num_connections in (1, 4, 32):
+        site.hits.clear()  # /busy goes by them
+        found.append(answers_of(make_fetcher(num_connections, retries=1, timeout=0.5), urls))
+    assert found[0] == found[1] == found[2]
