@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from infra import storage
 from infra.cluster import Workers
-from infra.errors import CarraraError, ConfigError, InputError, ShortfallError
+from infra.errors import CarraraError, ConfigError, DamagedError, InputError, ShortfallError
 from infra.summary import Summary
 from pipeline import download, forget, pack, score, select, verify
 from pipeline.asked import Request, asked_for
@@ -208,6 +208,28 @@ def test_what_comes_after_finds_everything_done(root: str) -> None:
     score.run(score.Config(root=root, signals=("caption", "image"), workers=HERE))
     columns = {name: old for name, old in before.items() if name.endswith("0.parquet")}
     assert columns.items() <= files(root).items()
+
+
+def test_a_signal_that_was_still_being_scored_goes_on(root: str) -> None:
+    folder = Path(root, "columns/caption")
+    (folder / "manifest.json").unlink()
+    (folder / "00001.parquet").unlink()
+    run(root, url=(URL,))
+    assert pq.read_table(folder / "00000.parquet").num_rows == 3
+    score.run(score.Config(root=root, signals=("caption",), workers=HERE))
+    assert verify.run(verify.Config(root=root)).counts["columns intact"] == 6
+
+
+@pytest.mark.parametrize("name", ["columns/caption/00000.parquet", "selections/long.parquet"])
+def test_what_is_damaged_is_not_taken_for_good(root: str, name: str) -> None:
+    whole, manifest = Path(root, name).read_bytes(), Path(root, "manifest.json").read_bytes()
+    Path(root, name).write_bytes(b"spoilt" + whole)
+    with pytest.raises(DamagedError, match=rf"{name}: other bytes than its manifest says"):
+        run(root, url=(URL,))
+    assert Path(root, "manifest.json").read_bytes() == manifest
+    Path(root, name).write_bytes(whole)
+    assert run(root, url=(URL,)).counts == {"rows found": 1, "by url": 1}
+    verify.run(verify.Config(root=root))
 
 
 def test_a_packed_corpus_follows_when_it_is_named(root: str, tmp_path: Path) -> None:
@@ -490,3 +512,15 @@ def test_it_works_on_an_object_store(s3_bucket: str, make_corpus: Callable[..., 
     assert "000010001" not in samples(root)
     assert not storage.exists(f"{root}/forget/plan.json")
     assert verify.run(verify.Config(root=root)).counts["tombstones kept"] == 2
+
+
+def test_a_dry_run_shows_what_would_go_and_leaves_it(root: str) -> None:
+    before, row = files(root), rows(root)[KEY]
+    summary = run(root, url=(URL,), sha256=(rows(root)["000010002"]["sha256"],), dry_run=True)
+    assert summary.counts == {"rows found": 2, "by url": 1, "by sha256": 1}
+    assert summary.table[0] == {
+        "key": KEY,
+        "found_by": "url",
+        **{name: row[name] for name in ("uid", "caption", "url")},
+    }
+    assert files(root) == before
