@@ -186,8 +186,9 @@ def _check_whole(config: Config, manifest: ExtractManifest) -> None:
         num_pairs = manifest.images[PAIRS]
         raise ShortfallError(
             f"extract {config.root}: {len(named)} of {manifest.num_archives} archives were not "
-            f"read to their end ({'; '.join(named[:NUM_NAMED])}{more}); the {num_pairs} pairs of "
-            "the rest are there; mend these and run the command again to read only them"
+            f"read to their end ({'; '.join(named[:NUM_NAMED])}{more}); the {num_pairs:,} pairs "
+            "of what could be read are there; mend these and run the command again to read only "
+            "them"
         )
 
 
