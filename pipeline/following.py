@@ -22,7 +22,7 @@ from infra.records import read_mapping, read_record
 from infra.stamp import Stamp
 from pipeline.corpus import list_signals, selection_url
 from pipeline.policy import KEPT
-from pipeline.score import digest_and_nulls
+from pipeline.scored import digest_and_nulls
 from pipeline.select import ROWS_A_BATCH
 from pipeline.takedown import Followed, Takedown, replaced
 

@@ -14,12 +14,9 @@ the models behind it with the sha256 of their weights, and the file's all that d
 signal of your own is a class that fits `Signal`, given as "module:Class".
 """
 
-import hashlib
 import importlib
-import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -32,12 +29,12 @@ from pydantic import Field
 
 from infra import storage
 from infra.cluster import Workers, map_on_workers
-from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError, ShortfallError
-from infra.records import read_mapping, read_record
-from infra.stamp import Stamp, claim
+from infra.stamp import claim
 from infra.summary import Stopwatch, Summary
-from pipeline.corpus import ColumnsManifest, Manifest, Shard, read_manifest, write_columns
+from pipeline.corpus import Manifest, Shard, read_manifest
+from pipeline.scored import folder_of, publish_manifest, score_shard, stamp_of
 
 MANY = Parameter(consume_multiple=True)
 """On the command line: --signals caption image."""
@@ -127,11 +124,13 @@ def run(config: Config) -> Summary:
         signals = {name: load_signal(name, config.root, options) for name in names}
         for signal in signals.values():
             claim(
-                _folder(config.root, signal), _stamp(signal, manifest), overwrite=config.overwrite
+                folder_of(config.root, signal),
+                stamp_of(signal, manifest),
+                overwrite=config.overwrite,
             )
         scored = _score(config, manifest, signals)
         nulls = {
-            signal.name: _publish_manifest(config.root, signal, manifest, scored[signal.name])
+            signal.name: publish_manifest(config.root, signal, manifest, scored[signal.name])
             for signal in signals.values()
         }
     return Summary(
@@ -140,7 +139,7 @@ def run(config: Config) -> Summary:
         num_out=manifest.num_samples,
         counts=_counts(manifest, nulls),
         seconds=watch.seconds,
-        outputs={signal.name: _folder(config.root, signal) for signal in signals.values()},
+        outputs={signal.name: folder_of(config.root, signal) for signal in signals.values()},
         details={
             "shards scored now": {name: len(files) for name, files in scored.items()},
             "nulls": {name: columns for name, columns in nulls.items() if columns},
@@ -210,7 +209,7 @@ def _score(
     tasks, written = [], {}
     with ExitStack() as prepared:
         for reference, signal in signals.items():
-            done = set(storage.list_names(_folder(config.root, signal)))
+            done = set(storage.list_names(folder_of(config.root, signal)))
             missing = [shard for shard in manifest.shards if f"{shard.name}.parquet" not in done]
             tasks += [Task(reference, shard) for shard in missing]
             written[signal.name] = {f"{shard.name}.parquet" for shard in missing}
@@ -247,77 +246,7 @@ class _Scorer:
         if self._loaded is None or self._loaded[0] != task.signal:
             signal = load_signal(task.signal, self._root, self._options)
             self._loaded = (task.signal, signal)
-        _score_shard(self._loaded[1], self._root, task.shard)
-
-
-def _score_shard(signal: Signal, root: str, shard: Shard) -> None:
-    table = signal(shard)
-    declared = ["uid", *signal.schema.names]
-    if table.column_names != declared or table.num_rows != shard.num_samples:
-        raise ConfigError(
-            f"signal {signal.name}: gave {table.num_rows} rows of {', '.join(table.column_names)} "
-            f"for shard {shard.name}, expected {shard.num_samples} rows of {', '.join(declared)}"
-        )
-    write_columns(root, signal.name, shard.name, _with_provenance(table, signal))
-
-
-def _with_provenance(table: pa.Table, signal: Signal) -> pa.Table:
-    """The same values; fields and table say by which models, formulas and parameters."""
-    identity = signal.identity()
-    fields = []
-    for field in table.schema:
-        models = json.dumps(identity.get("models", {}).get(field.name, {}), sort_keys=True)
-        metadata = {"carrara.signal": signal.name, "carrara.models": models}
-        fields.append(field if field.name == "uid" else field.with_metadata(metadata))
-    metadata = {
-        "carrara.signal": signal.name,
-        "carrara.identity": json.dumps(identity, sort_keys=True),
-    }
-    return table.cast(pa.schema(fields, metadata))
-
-
-def _publish_manifest(
-    root: str, signal: Signal, manifest: Manifest, scored_now: set[str]
-) -> dict[str, int]:
-    """Returns how many nulls there are, by column."""
-    folder = _folder(root, signal)
-    url = storage.join(folder, "manifest.json")
-    # What was there before keeps its digest: a file damaged since must not be taken for good.
-    known: dict[str, Any] = {}
-    if storage.exists(url):
-        there = read_record(url, ColumnsManifest)
-        nulls = read_mapping(url).get("nulls", {})
-        known = {name: (digest, nulls.get(name, {})) for name, digest in there.files.items()}
-    files = {
-        name: known[name]
-        if name in known and name not in scored_now
-        else digest_and_nulls(storage.join(folder, name))
-        for name in (f"{shard.name}.parquet" for shard in manifest.shards)
-    }
-    record = {
-        "signal": signal.name,
-        "identity": signal.identity(),
-        "config_digest": _stamp(signal, manifest).config_digest,
-        "corpus_digest": manifest.digest,
-        "files": {name: digest for name, (digest, _) in files.items()},
-        "nulls": {name: nulls for name, (_, nulls) in files.items() if nulls},
-    }
-    storage.sweep(folder)
-    storage.publish_text(url, json.dumps(record, indent=2, sort_keys=True) + "\n")
-    total = Counter[str]()
-    for _, nulls in files.values():
-        total.update(nulls)
-    return dict(total)
-
-
-def digest_and_nulls(url: str) -> tuple[str, dict[str, int]]:
-    """A file's sha256, and how many nulls each of its columns has, where it has any."""
-    import pyarrow.parquet as pq
-
-    data = storage.read_bytes(url)
-    table = pq.read_table(pa.BufferReader(data))
-    nulls = {name: table[name].null_count for name in table.column_names}
-    return hashlib.sha256(data).hexdigest(), {name: num for name, num in nulls.items() if num}
+        score_shard(self._loaded[1], self._root, task.shard)
 
 
 def _counts(manifest: Manifest, nulls: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
@@ -342,17 +271,3 @@ def _options(config: Config) -> Options:
         **own,
         **places,
     }
-
-
-def _folder(root: str, signal: Signal) -> str:
-    return storage.join(root, "columns", signal.name)
-
-
-def _stamp(signal: Signal, manifest: Manifest) -> Stamp:
-    identity = signal.identity()
-    return Stamp(
-        stage="score",
-        input_digest=manifest.digest,
-        config_digest=digest_of([signal.name, identity]),
-        config=identity,
-    )
