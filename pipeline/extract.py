@@ -123,6 +123,7 @@ def _extract(config: Config, archives: list[Archive], stamp: Stamp) -> ExtractMa
     in_order = [records[archive.index] for archive in archives]
     runs = tuple(run for record in in_order for run in record.runs)
     manifest = _manifest(stamp, in_order, write_pairs(config, runs))
+    storage.sweep(config.root)
     storage.publish_text(manifest_url(config.root), manifest.model_dump_json(indent=2) + "\n")
     if not manifest.damaged:  # else the next run needs what the others gave
         storage.remove(spool_url(config.root))
@@ -172,7 +173,7 @@ def _manifest(
         config_digest=stamp.config_digest,
         input_digest=stamp.input_digest,
         num_archives=len(records),
-        damaged={record.archive: record.damage for record in records if record.damage},
+        damaged=[(record.archive, record.damage) for record in records if record.damage],
         files=files,
         images={PAIRS: num_pairs, "duplicate": num_duplicates} | dict(sorted(images.items())),
         records=dict(sorted(counted.items())),
@@ -181,7 +182,7 @@ def _manifest(
 
 def _check_whole(config: Config, manifest: ExtractManifest) -> None:
     if manifest.damaged:
-        named = [f"{name}: {damage}" for name, damage in sorted(manifest.damaged.items())]
+        named = [f"{name}: {damage}" for name, damage in manifest.damaged]
         more = f"; and {len(named) - NUM_NAMED} more" if len(named) > NUM_NAMED else ""
         num_pairs = manifest.images[PAIRS]
         raise ShortfallError(

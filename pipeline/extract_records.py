@@ -53,8 +53,8 @@ class ExtractManifest(BaseModel):
     config_digest: str
     input_digest: str
     num_archives: int
-    damaged: dict[str, str]
-    """Why, by archive."""
+    damaged: list[tuple[str, str]]
+    """(archive, why)."""
     files: dict[str, tuple[int, str]]
     """(pairs, sha256) by name."""
     images: dict[str, int]
