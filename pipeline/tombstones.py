@@ -209,7 +209,9 @@ def plain_url(url: str) -> str:
     except ValueError:
         return url.strip()
     path, query = (re.sub("%[0-9A-Fa-f]{2}", _plain_escape, part) for part in parts[2:4])
-    path, query = (quote(part, safe="/%:@!$&'()*+,;=?~") for part in (path, query))
+    path, query = (
+        quote(part, safe="/%:@!$&'()*+,;=?~", errors="surrogatepass") for part in (path, query)
+    )
     return f"{plain_host(parts.hostname or '')}{port}{path or '/'}" + (f"?{query}" if query else "")
 
 

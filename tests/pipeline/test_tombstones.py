@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.tombstones import (
     TAKEN_DOWN,
@@ -162,3 +164,20 @@ def test_a_refused_row_keeps_nothing_but_its_place_and_uid() -> None:
     }
     assert is_redacted(refused)
     assert not is_redacted(kept)
+
+
+@given(st.text(), st.sampled_from(["", "http://", "https://x/", "//", "http://["]))
+def test_any_text_can_be_asked_about(text: str, before: str) -> None:
+    tombstones = Tombstones(
+        [stone("url", url_digest("http://a/")), stone("domain", domain_digest("a"))]
+    )
+    tombstones.reason(url=before + text)
+
+
+@given(st.text())
+def test_http_and_https_are_one(text: str) -> None:
+    assert url_digest(f"http://example.org/{text}") == url_digest(f"https://example.org/{text}")
+
+
+def test_half_a_surrogate_pair_is_an_address_like_another() -> None:
+    assert url_digest("http://a/\ud800") != url_digest("http://a/\ud801")
