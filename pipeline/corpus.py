@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -218,15 +219,13 @@ def write_packed_shard(
 
 
 def pack_sample(sample: Sample) -> PackedSample:
-    members = [
-        tar.member(f"{sample.key}.{extension}", content)
-        for extension, content in (
-            (sample.extension, sample.image),
-            ("txt", sample.caption.encode("utf-8", "replace")),
-            ("json", _metadata_text(sample.metadata).encode("utf-8", "replace")),
-        )
-    ]
-    return PackedSample(sample.key, len(sample.image), b"".join(members))
+    contents = {
+        sample.extension: sample.image,
+        "txt": sample.caption.encode("utf-8", "replace"),
+        "json": _metadata_text(sample.metadata).encode("utf-8", "replace"),
+    }
+    members = (tar.member(f"{sample.key}.{name}", data) for name, data in contents.items())
+    return PackedSample(sample.key, len(sample.image), b"".join(chain.from_iterable(members)))
 
 
 def _metadata_text(metadata: dict[str, Any]) -> str:
@@ -300,7 +299,7 @@ def check_tar(root: str, shard: Shard) -> None:
 
 def unpack_sample(members: bytes) -> Sample:
     """A sample from the members of a tar that it is."""
-    ((key, by_extension),) = _group_members(tar.iter_members(io.BytesIO(members + tar.end(0))))
+    ((key, by_extension),) = _group_members(tar.iter_members(io.BytesIO(members)))
     return _sample(key, by_extension)
 
 

@@ -17,6 +17,8 @@ _BEFORE_SIZE, _AFTER_SIZE, _REST = _TEMPLATE[100:124], _TEMPLATE[135:148], _TEMP
 _SUM_OF_REST = sum(_BEFORE_SIZE + b" " * 8 + _AFTER_SIZE + _REST)
 """The checksum counts its own field as spaces."""
 
+EMPTY = bytes(BLOCK)
+
 BELIEVED_BYTES = 1 << 26
 """Memory is laid aside for so much before it is seen to be there."""
 
@@ -24,9 +26,9 @@ MAX_SIZE = 8**11 - 1
 """What eleven octal digits hold."""
 
 
-def member(name: str, content: bytes) -> bytes:
+def member(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
     """A file as it lies in a tar: its header, its bytes, zeros up to the next block."""
-    return b"".join((header(name, len(content)), content, bytes(-len(content) % BLOCK)))
+    return header(name, len(content)), content, bytes(-len(content) % BLOCK)
 
 
 def header(name: str, size: int) -> bytes:
@@ -55,13 +57,12 @@ def end(num_bytes: int) -> bytes:
 def iter_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
     """Name and content of each plain file, read from front to back.
 
-    Raises ValueError for what is no such tar, EOFError where it breaks off.
+    Raises ValueError for what is no such tar, EOFError where it breaks off within a member.
     """
-    while True:
-        head = file.read(BLOCK)
+    while head := file.read(BLOCK):
         if len(head) < BLOCK:
             raise EOFError("it breaks off")
-        if not any(head):
+        if head == EMPTY:
             return
         if head[_TYPE] not in (b"0", b"\0") or head[_MAGIC] != b"ustar":
             raise ValueError("a member is not a plain file")

@@ -13,7 +13,7 @@ FILES = st.lists(st.tuples(NAMES, st.binary(max_size=2000)), max_size=30)
 
 
 def packed(files: list[tuple[str, bytes]]) -> bytes:
-    members = b"".join(tar.member(name, content) for name, content in files)
+    members = b"".join(part for file in files for part in tar.member(*file))
     return members + tar.end(len(members))
 
 
