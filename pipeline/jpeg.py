@@ -1,6 +1,6 @@
 """JPEG by libjpeg-turbo: decoded at a reduced scale where that is enough, and strictly.
 
-Three quarters of the web's pictures are JPEGs, so this is the path that decides the speed. Between
+Most pictures on the web are JPEGs, so this is the path that decides the speed. Between
 the scan's coefficients and the pixels libjpeg can leave out the upper half, three quarters or seven
 eighths of the frequencies: a reduction for less than nothing.
 """
