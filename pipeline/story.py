@@ -234,9 +234,21 @@ def _selected(root: str, uid: str) -> Iterator[Line]:
         if suffix != "toml":
             continue
         record = read_mapping(storage.join(folder, name))
-        table = storage.read_table(storage.join(folder, f"{stem}.parquet"))
-        for row in _lines_of(table, uid):
+        row = _selection_row(storage.join(folder, f"{stem}.parquet"), uid)
+        if row is not None:
             yield line("selections", stem, row, _judgement(row, record.get("policy", {})))
+
+
+def _selection_row(url: str, uid: str) -> dict[str, Any] | None:
+    """One file has the whole corpus: of all its rows only the uids are read."""
+    with storage.open_read(url) as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            place = pc.index(parquet.read_row_group(group, ["uid"])["uid"], uid).as_py()
+            if place >= 0:
+                row: dict[str, Any] = parquet.read_row_group(group).slice(place, 1).to_pylist()[0]
+                return row
+    return None
 
 
 def _judgement(row: dict[str, Any], policy: dict[str, Any]) -> str:
