@@ -380,6 +380,10 @@ def test_a_later_download_refuses_it_and_keeps_nothing_of_it(site: "Site", tmp_p
         assert list(samples(root)) == ["000000002", "000000003"]
         assert [row["url"] for row in rows(root).values()] == [None, None, *urls[2:]]
         verify.run(verify.Config(root=root))
+    settings |= {"encode_quality": 80, "overwrite": False, "incremental_mode": "retry"}
+    before = read_manifest(root).digest
+    download.run(download.Config(**places, **settings))
+    assert read_manifest(root).digest == before
     assert site.hits["/picture/0.jpg"] == 0
 
 
