@@ -18,6 +18,10 @@ from pipeline.fetch_settings import Failure, FetchSettings
 DNS_CACHE_S = 300
 """libcurl's own default is 60; a list's rows of one host come within minutes."""
 
+TLS_GROUPS = "X25519:P-256:P-384:P-521"
+"""RFC 8446's curves, without OpenSSL's post-quantum group, whose keys cost a fifth of the CPU of an
+https request (0.77 ms with, 0.61 without): public pictures are no secrets to be kept for decades."""
+
 _BUFFER_BYTES = 1 << 16
 
 BROKEN = Failure("connection broken", retryable=True)
@@ -113,6 +117,7 @@ def _options(settings: FetchSettings) -> dict[int, Any]:
         # caps are on what it decodes to.
         pycurl.ACCEPT_ENCODING: "identity",
         pycurl.CAINFO: _ca_bundle(),
+        pycurl.SSL_EC_CURVES: TLS_GROUPS,
         pycurl.DNS_CACHE_TIMEOUT: DNS_CACHE_S,
         pycurl.BUFFERSIZE: _BUFFER_BYTES,
         pycurl.TCP_NODELAY: 1,
