@@ -29,6 +29,10 @@ ITEMS_QUEUED_A_WORKER = 2
 """One being worked on and one waiting, so that a worker never idles for the driver's answer."""
 
 
+MAX_LOSSES = 10
+"""Workers that may be lost at an item before it is held to be the reason."""
+
+
 class Workers(Settings):
     """Where a stage's work runs and how much of it at once."""
 
@@ -42,7 +46,7 @@ class Workers(Settings):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs that each worker asks the cluster for."""
     max_retries: int = Field(default=2, ge=0)
-    """How often an item whose worker failed or was lost is tried again."""
+    """How often an item that failed is tried again; lost workers are replaced whatever it is."""
     local: bool = False
     """Run in this process, without Ray: for debugging."""
 
@@ -136,51 +140,90 @@ def _run_on_ray(
     if not items:
         return
     import ray
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
     connect(workers)
-    # A lost worker's items wait for its restart: max_task_retries. An item that raised is tried
-    # again below, where the number of its tries is known.
-    remote = ray.remote(
-        num_cpus=workers.cpus_per_worker,
-        num_gpus=workers.gpus_per_worker,
-        max_restarts=-1,
-        max_task_retries=workers.max_retries,
-    )(_Worker)
-    num_workers = workers.num_workers or num_that_fit(workers)
-    pool = [remote.remote(make) for _ in range(min(num_workers, len(items)))]
-    waiting = [(item, 0) for item in reversed(items)]
-    in_flight: dict[Any, tuple[Item, int, Any]] = {}
+    # Ray restarts no actor and retries no task of itself: after many losses it has been seen to
+    # wait for ever for a task that no worker had. A lost worker is replaced below instead.
+    remote = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker)(_Worker)
+    waiting = [_Attempt(item) for item in reversed(items)]
+    in_flight: dict[Any, tuple[_Attempt[Item] | None, Any]] = {}
+    pool: list[Any] = []
+    num_left, num_stillborn = len(items), 0
+
+    def hire() -> None:
+        # It is given items once it is there: one that waits for a machine keeps nobody waiting.
+        actor = remote.remote(make)
+        pool.append(actor)
+        in_flight[actor.ready.remote()] = (None, actor)
 
     def submit(actor: Any) -> None:
         if waiting:
-            item, num_tries = waiting.pop()
-            in_flight[actor.apply.remote(item)] = (item, num_tries, actor)
+            attempt = waiting.pop()
+            in_flight[actor.apply.remote(attempt.item)] = (attempt, actor)
 
     try:
-        for _ in range(ITEMS_QUEUED_A_WORKER):
-            for actor in pool:
-                submit(actor)
-        while in_flight:
+        for _ in range(min(workers.num_workers or num_that_fit(workers), len(items))):
+            hire()
+        while num_left:
             (done,), _ = ray.wait(list(in_flight), num_returns=1)
-            item, num_tries, actor = in_flight.pop(done)
+            attempt, actor = in_flight.pop(done)
+            failed: list[tuple[_Attempt[Item], BaseException]] = []
             try:
-                outcome = Outcome(item, ray.get(done), None)
-            except (RayTaskError, RayActorError) as error:
-                cause = error.cause if isinstance(error, RayTaskError) else error
-                final = num_tries >= workers.max_retries or (
-                    isinstance(cause, CarraraError) and not isinstance(cause, StorageError)
-                )
-                if not final:
-                    waiting.append((item, num_tries + 1))
+                result = ray.get(done)
+            except (RayActorError, OutOfMemoryError) as error:
+                lost = [ref for ref, (_, owner) in in_flight.items() if owner == actor]
+                given = [attempt, *(in_flight.pop(ref)[0] for ref in lost)]
+                failed = [(a, error) for a in given if a is not None and a.is_final_loss()]
+                waiting += [a for a in given if a is not None and a.num_losses <= MAX_LOSSES]
+                num_stillborn += attempt is None
+                if num_stillborn > MAX_LOSSES:
+                    raise
+                pool.remove(actor)
+                ray.kill(actor)
+                hire()
+                busy = {owner for _, owner in in_flight.values()}
+                for idle in [other for other in pool if other not in busy]:
+                    submit(idle)
+            except RayTaskError as error:
+                assert attempt is not None
+                if attempt.is_final_failure(error.cause, workers.max_retries):
+                    failed = [(attempt, error.cause)]
+                else:
+                    waiting.append(attempt)
+                submit(actor)
+            else:
+                for _ in range(1 if attempt else ITEMS_QUEUED_A_WORKER):
                     submit(actor)
-                    continue
-                outcome = Outcome(item, None, _one_line(cause))
-            submit(actor)
-            yield outcome
+                if attempt is not None:
+                    num_left -= 1
+                    yield Outcome(attempt.item, result, None)
+            for attempt, cause in failed:
+                num_left -= 1
+                yield Outcome(attempt.item, None, _one_line(cause))
     finally:
         for actor in pool:
             ray.kill(actor)
+
+
+@dataclass
+class _Attempt(Generic[Item]):
+    """An item on its way through workers."""
+
+    item: Item
+    num_failures: int = 0
+    num_losses: int = 0
+
+    def is_final_failure(self, cause: BaseException, max_retries: int) -> bool:
+        """After one more: what the user has to mend isn't tried again, what may pass is."""
+        self.num_failures += 1
+        is_users = isinstance(cause, CarraraError) and not isinstance(cause, StorageError)
+        return is_users or self.num_failures > max_retries
+
+    def is_final_loss(self) -> bool:
+        """After one more: is it the item that costs the workers?"""
+        self.num_losses += 1
+        return self.num_losses > MAX_LOSSES
 
 
 class _Worker(Generic[Item, Result]):
@@ -189,6 +232,9 @@ class _Worker(Generic[Item, Result]):
     def __init__(self, make: Callable[[], Callable[[Item], Result]]) -> None:
         self._make = make
         self._function: Callable[[Item], Result] | None = None
+
+    def ready(self) -> None:
+        """Answered once the actor is there."""
 
     def apply(self, item: Item) -> Result:
         # Not in __init__: what fails there ends the actor and takes its message along.

@@ -71,7 +71,8 @@ class Config(PixelSettings, FetchSettings, DecodingSettings, StageConfig):
     verify_picture_hash: str | None = None
     """The list's column of PDQ hashes: tells how far a picture in quarantine is from its own."""
     min_success_rate: Annotated[float, EXECUTION_ONLY, Field(ge=0, le=1)] = 0.05
-    """Stop where, after 1000 rows of a worker, a smaller share has given pictures."""
+    """Stop where, after 1000 rows of a worker, a smaller share has given pictures, and at the start
+    where not one host can be reached; 0: go on whatever happens."""
     thread_count: Annotated[int, EXECUTION_ONLY, Field(ge=1)] = 64
     """Connections that each worker has open at once (img2dataset has a thread for each)."""
     incremental_mode: Annotated[Literal["incremental", "overwrite", "retry"], EXECUTION_ONLY] = (

@@ -97,7 +97,8 @@ def _job(config: "Config", plan: Plan) -> "Job":
         max_waiting_bytes=config.max_waiting_mb << 20,
         compute_hash=config.compute_hash,
         verify_hash=verify_hash,
-        min_success_rate=config.min_success_rate,
+        # What is fetched again has all failed before.
+        min_success_rate=0.0 if plan.kind == "retry" else config.min_success_rate,
         fetch=_part_of(config, FetchSettings),
         decode=DecodeJob(
             pixels=_part_of(config, PixelSettings),

@@ -201,7 +201,7 @@ class ShardDownloader:
         )
 
     def _check_network(self, urls: Iterable[str]) -> None:
-        if not self._is_network_there:
+        if not self._is_network_there and self._job.min_success_rate > 0:
             try:
                 preflight(urls, self._job.fetch)
             except ShortfallError as error:

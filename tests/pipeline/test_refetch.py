@@ -108,6 +108,12 @@ def test_where_nothing_fares_better_nothing_is_written(site: "Site", troubled: C
     assert read_manifest(troubled.root) == manifest
 
 
+def test_rows_of_hosts_that_are_still_gone_stop_no_retry(site: "Site", tmp_path: Path) -> None:
+    settings = config(tmp_path, [site.picture(0), "http://host.invalid/1.jpg"])
+    assert run(settings).counts == {"success": 1, "dns": 1}
+    assert run(again(settings)).counts == {"success": 1, "dns": 1}
+
+
 def test_a_retry_killed_while_shards_take_their_places_goes_on(
     site: "Site", troubled: Config, tmp_path: Path
 ) -> None:
