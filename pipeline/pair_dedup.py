@@ -7,8 +7,9 @@ ranges of equal width hold equal numbers of pairs. Of equal pairs the first stay
 archives' order, and a run keeps the first of its own. So the result follows from the archives
 alone, not from who read them when.
 
-Memory: a run is cut at ROWS_A_RUN rows. A merge holds twice the distinct pairs of its range and one
-row group; there are as many ranges as hold `rows_per_file` rows each, duplicates counted.
+Memory: a run is cut at ROWS_A_RUN rows or CHARACTERS_A_RUN. A merge holds twice the distinct pairs
+of its range and one row group; there are as many ranges as hold `rows_per_file` rows each,
+duplicates counted.
 """
 
 import itertools
@@ -24,6 +25,9 @@ from pipeline.corpus import sample_uid
 from pipeline.extract_records import Run
 
 ROWS_A_RUN = 100_000
+CHARACTERS_A_RUN = 1 << 26
+"""Of URLs and captions; a run of ordinary pairs is cut by its rows."""
+
 ROWS_A_GROUP = 4_000
 """Of a run's row groups: the least that a merge reads of it, and about what a file of 250,000 pairs
 takes from each of FAN_IN runs."""
@@ -70,10 +74,13 @@ class RunWriter:
     key: str
     runs: list[Run] = field(default_factory=list)
     _rows: list[PairRow] = field(default_factory=list)
+    _num_characters: int = 0
 
     def add(self, row: PairRow) -> None:
+        url, caption, page_url, *_ = row
         self._rows.append(row)
-        if len(self._rows) == ROWS_A_RUN:
+        self._num_characters += len(url) + len(caption) + len(page_url)
+        if len(self._rows) == ROWS_A_RUN or self._num_characters >= CHARACTERS_A_RUN:
             self.flush()
 
     def flush(self) -> None:
@@ -84,6 +91,7 @@ class RunWriter:
         write_run(storage.join(self.folder, name), iter([table]))
         self.runs.append(Run(name=name, num_rows=table.num_rows))
         self._rows.clear()
+        self._num_characters = 0
 
 
 def ranges(num_rows: int, rows_a_range: int) -> list[Range]:

@@ -15,10 +15,18 @@ import ada_url
 
 NO_CAPTION = "no alt text"
 SHORT_CAPTION = "short caption"
+LONG_CAPTION = "long caption"
 UNDECODABLE = "undecodable caption"
 NO_ADDRESS = "no address"
 BAD_ADDRESS = "bad address"
+LONG_ADDRESS = "long address"
 NOT_HTTP = "not http(s)"
+
+MAX_URL_CHARACTERS = 8190
+"""Apache's LimitRequestLine; nginx takes 8 KiB too. A long base makes each of a page's URLs long."""
+
+MAX_CAPTION_CHARACTERS = 8192
+"""A page can make its megabyte one caption."""
 
 CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
 """Unicode's category Cc, line breaks among them."""
@@ -29,10 +37,9 @@ REPLACEMENT = "\ufffd"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
 """A last part of a path that stays as it is."""
 
-DIRECTORIES_KEPT = 1 << 16
-
-BASES_KEPT = 1024
-"""Resolved bases: one is needed for each picture of a page in turn."""
+DIRECTORIES_KEPT = 1 << 14
+MAX_DIRECTORY_CHARACTERS = 512
+"""Of one that is kept, with its base; a `data:` URL has slashes too, and a megabyte of letters."""
 
 
 class Image(NamedTuple):
@@ -63,6 +70,8 @@ def pair_of(image: Image, base_url: str | None, min_characters: int) -> tuple[st
         return NO_CAPTION
     if len(caption) < min_characters:
         return SHORT_CAPTION
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        return LONG_CAPTION
     if REPLACEMENT in caption:
         return UNDECODABLE
     url = _resolve(image.addresses, base_url)
@@ -75,15 +84,16 @@ def tidy(text: str) -> str:
     return " ".join(plain.split())
 
 
-@lru_cache(BASES_KEPT)
 def base_url_of(page_url: str, base: str | None) -> str | None:
     """What the page's relative URLs are relative to; None: it has no URL that can be."""
     try:
         page = ada_url.normalize_url(page_url)
     except ValueError:
         return None
+    if not base or len(base) > MAX_URL_CHARACTERS:
+        return page
     try:
-        return ada_url.join_url(page, base) if base else page
+        return ada_url.join_url(page, base)
     except ValueError:
         return page
 
@@ -106,7 +116,8 @@ def _join(base_url: str | None, address: str) -> str:
     directory, slash, name = address.rpartition("/")
     # Where the slash may belong to "https://", or to a backslash or a tab, the whole is resolved.
     is_directory = directory.isprintable() and not directory.endswith(("/", "\\", ":"))
-    if PLAIN_NAME.fullmatch(name) and is_directory:
+    is_short = len(directory) + len(base_url or "") <= MAX_DIRECTORY_CHARACTERS
+    if is_short and is_directory and PLAIN_NAME.fullmatch(name):
         return _directory(base_url, directory + slash or "./") + name
     return join(base_url, address)
 
@@ -132,7 +143,10 @@ def _resolve(addresses: Iterable[str], base_url: str | None) -> str:
         except ValueError:
             reason = BAD_ADDRESS
             continue
-        if url.startswith(("http://", "https://")):
+        if not url.startswith(("http://", "https://")):
+            reason = NOT_HTTP
+        elif len(url) > MAX_URL_CHARACTERS:
+            reason = LONG_ADDRESS
+        else:
             return url.partition("#")[0]  # what follows never reaches the server
-        reason = NOT_HTTP
     return reason

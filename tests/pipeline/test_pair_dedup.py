@@ -113,6 +113,14 @@ def test_a_run_is_cut_before_it_fills_memory(
     assert [run.name for run in runs] == ["000-000.parquet", "000-001.parquet", "000-002.parquet"]
 
 
+def test_a_run_of_long_pairs_is_cut_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_dedup, "CHARACTERS_A_RUN", 10_000)
+    runs = write(tmp_path, "000", (row(f"u{i}", "c" * 990) for i in range(25)))
+    assert [run.num_rows for run in runs] == [10, 10, 5]
+
+
 @pytest.mark.parametrize("share_of_duplicates", [0, 1])
 def test_memory_follows_from_the_rows_of_a_range_not_from_the_rows_there_are(
     share_of_duplicates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import web_images
 from pipeline.web_images import (
     BAD_ADDRESS,
+    LONG_ADDRESS,
+    LONG_CAPTION,
     NO_ADDRESS,
     NO_CAPTION,
     NOT_HTTP,
@@ -43,6 +46,7 @@ PAGE = "https://example.org/a/b/page.html?x=1"
         ("ftp://example.org/x.jpg", NOT_HTTP),
         ("http://[", BAD_ADDRESS),
         ("http://a b/c", BAD_ADDRESS),
+        (f"/{'long' * 2100}", LONG_ADDRESS),
     ],
 )
 def test_addresses_are_resolved_as_browsers_do(address: str, expected: str) -> None:
@@ -59,6 +63,7 @@ def test_addresses_are_resolved_as_browsers_do(address: str, expected: str) -> N
         ("//cdn.example.com/", "https://cdn.example.com/"),
         ("http://[", PAGE),
         ("data:text/plain,x", "data:text/plain,x"),
+        (f"/{'long/' * 2000}", PAGE),
     ],
 )
 def test_a_base_is_relative_to_its_page(base: str | None, expected: str) -> None:
@@ -87,6 +92,7 @@ def test_the_first_address_that_the_web_can_be_asked_for_is_taken() -> None:
         ("four", SHORT_CAPTION),
         ("a   b", SHORT_CAPTION),
         ("broken \ufffd letters", UNDECODABLE),
+        ("long " * 2000, LONG_CAPTION),
     ],
 )
 def test_captions_that_are_none(alt: str | None, expected: str) -> None:
@@ -116,6 +122,19 @@ def test_an_address_by_its_directory_is_the_address_as_a_whole(
         whole = NOT_HTTP
     pair = pair_of(Image((address,), "a picture"), base_url, 5)
     assert pair == (whole if whole in (BAD_ADDRESS, NOT_HTTP) else (whole, "a picture"))
+
+
+def test_what_is_remembered_of_addresses_is_short() -> None:
+    """A page's `data:` URLs and a page's long URL would fill memory."""
+    before = web_images._directory.cache_info()
+    for number in range(50):
+        letters = f"{number}/{'AB' * 4_000}"
+        assert pair_of(Image((f"data:,{letters}/x",), "a picture"), PAGE, 5) == NOT_HTTP
+        base = f"https://example.org/{letters}/"
+        assert pair_of(Image(("x/y",), "a picture"), base, 5) == (f"{base}x/y", "a picture")
+    after = web_images._directory.cache_info()
+    assert (after.currsize, after.misses) == (before.currsize, before.misses)
+    assert after.maxsize is not None
 
 
 @given(st.text())
