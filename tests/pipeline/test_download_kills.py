@@ -1,0 +1,199 @@
+"""One corpus, fifty SIGKILLs: of workers, decoders, raylets and drivers; the same bytes."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.cluster import Workers
+from pipeline.corpus import read_manifest
+from pipeline.download import Config, run
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import Site
+
+SEED = 20
+SCHEDULE = Counter({"worker": 18, "decoder": 26, "raylet": 4, "driver": 5})
+NUM_KILLS = 50
+NUM_ROWS, ROWS_A_SHARD = 168, 6
+NUM_SHARDS = NUM_ROWS // ROWS_A_SHARD
+SLOW_S, FAST_S = 1.0, 0.05
+"""Of an answer, while more is done than killed, or less: so that kills land all along the way."""
+LEAD = 0.2
+"""How far, as a share, the kills may be ahead of the shards."""
+MAX_S = 300.0
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAM = "import sys; from pipeline.download import Config, run\n"
+PROGRAM += "run(Config.model_validate_json(sys.argv[1]))"
+
+
+class SpotCluster:
+    """A head without CPUs and two machines of one CPU each, which come and go."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes = [self._cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.address: str = self._cluster.address
+
+    def lose(self, index: int) -> None:
+        """One machine is gone, and another comes."""
+        node = self.nodes[index]
+        os.kill(raylet_of(node), signal.SIGKILL)
+        self._cluster.remove_node(node, allow_graceful=False)
+        self.nodes[index] = self._cluster.add_node(num_cpus=1)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+def raylet_of(node: Any) -> int:
+    pid: int = node.all_processes["raylet"][0].process.pid
+    return pid
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[SpotCluster]:
+    # Else Ray writes a token of its own to the home folder.
+    monkeypatch.setenv("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "0" * 64))
+    started = SpotCluster()
+    yield started
+    started.close()
+
+
+def test_fifty_kills_change_no_byte(
+    site: "Site", cluster: SpotCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [(site.picture(i), f"picture {i}") for i in range(NUM_ROWS)]
+    pairs[7::40] = [(f"{site.url}/none.jpg?{i}", "gone") for i in range(len(pairs[7::40]))]
+    path = tmp_path / "list.parquet"
+    urls, captions = zip(*pairs, strict=True)
+    pq.write_table(pa.table({"url": urls, "caption": captions}), path)
+    settings = Config(
+        url_list=str(path),
+        root=str(tmp_path / "undisturbed"),
+        image_size=32,
+        number_sample_per_shard=ROWS_A_SHARD,
+        thread_count=4,
+        allow_hosts=("127.0.0.1",),
+        opt_outs=("x-robots-tag",),
+        workers=Workers(local=True),
+    )
+    run(settings)
+    root = tmp_path / "killed"
+    workers = Workers(address=cluster.address, max_retries=5)
+    disturbed = settings.model_copy(
+        update={"root": str(root), "workers": workers, "thread_count": 2}
+    )
+
+    start = time.monotonic()
+    landed, num_drivers = disturb(disturbed, cluster, site)
+    seconds = time.monotonic() - start
+
+    with capsys.disabled():
+        print(
+            f"\n{sum(landed.values())} kills landed ({dict(landed)}) over {num_drivers} commands "
+            f"in {seconds:.0f} s"
+        )
+    assert sum(landed.values()) >= NUM_KILLS
+    assert landed.keys() == SCHEDULE.keys()
+    whole = read_manifest(settings.root)
+    assert read_manifest(str(root)).digest == whole.digest
+    assert contents(root) == contents(tmp_path / "undisturbed")
+
+
+def disturb(settings: Config, cluster: SpotCluster, site: "Site") -> tuple[Counter[str], int]:
+    """Run the command again and again until it ends well, killing as the schedule says."""
+    rng = random.Random(SEED)
+    kinds = list(SCHEDULE.elements())
+    rng.shuffle(kinds)
+    landed: Counter[str] = Counter()
+    driver, num_drivers = start_driver(settings), 1
+    deadline = time.monotonic() + MAX_S
+    try:
+        while driver.poll() != 0:
+            assert time.monotonic() < deadline, f"it takes too long; landed: {landed}"
+            if driver.returncode is not None:
+                driver, num_drivers = start_driver(settings), num_drivers + 1
+            done = Path(settings.root, "download", "done")
+            share_done = len(list(done.glob("*.json"))) / NUM_SHARDS
+            share_killed = 1 - len(kinds) / SCHEDULE.total()
+            site.slow_s = SLOW_S if kinds and share_done > share_killed else FAST_S
+            may_kill = bool(kinds) and share_killed <= share_done + LEAD
+            if may_kill and kill(kinds[-1], driver, cluster, rng):
+                landed[kinds.pop()] += 1
+            time.sleep(rng.uniform(0.1, 0.4))
+    finally:
+        driver.kill()
+        driver.wait()
+    return landed, num_drivers
+
+
+def start_driver(settings: Config) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", PROGRAM, settings.model_dump_json()]
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+
+
+def kill(
+    kind: str, driver: "subprocess.Popen[bytes]", cluster: SpotCluster, rng: random.Random
+) -> bool:
+    """False where there is none of that kind just now."""
+    if kind == "raylet":
+        if not processes(b"pipeline.decoder"):
+            return False
+        cluster.lose(rng.randrange(2))
+        return True
+    if kind == "driver":
+        if not processes(b"pipeline.decoder"):  # it has not begun
+            return False
+        driver.kill()
+        driver.wait()
+        return True
+    found = processes(b"ray::_Worker" if kind == "worker" else b"pipeline.decoder")
+    if not found:
+        return False
+    os.kill(rng.choice(found), signal.SIGKILL)
+    return True
+
+
+def processes(name: bytes) -> list[int]:
+    """Those with this name that descend from this one, and from no other that runs here."""
+    parents, found = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            if state != "Z" and name in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+            parents[int(folder.name)] = int(parent)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+
+    def is_own(process: int) -> bool:
+        while process in parents and process != os.getpid():
+            process = parents[process]
+        return process == os.getpid()
+
+    return sorted(process for process in found if is_own(process))
+
+
+def contents(root: Path) -> dict[str, str]:
+    """sha256 of all that must come out the same: everything but the shards' times."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not path.name.endswith("_stats.json")
+    }
