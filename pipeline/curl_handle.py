@@ -19,8 +19,8 @@ DNS_CACHE_S = 300
 """libcurl's own default is 60; a list's rows of one host come within minutes."""
 
 TLS_GROUPS = "X25519:P-256:P-384:P-521"
-"""RFC 8446's curves, without OpenSSL's post-quantum group, whose keys cost a fifth of the CPU of an
-https request (0.77 ms with, 0.61 without): public pictures are no secrets to be kept for decades."""
+"""RFC 8446's curves, without OpenSSL's post-quantum group, whose keys take a fifth of an https
+request's CPU (0.77 ms with, 0.61 without): public pictures need no secrecy for decades."""
 
 _BUFFER_BYTES = 1 << 16
 
