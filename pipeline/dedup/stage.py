@@ -131,6 +131,7 @@ def _identity(
     return {
         "version": 1,
         **config.identity(),
+        "methods": sorted(set(config.methods)),
         "encoder": embeddings.encoder if embeddings else None,
         "embeddings": embeddings.digest if embeddings else None,
         "hashes": hashes.config_digest,

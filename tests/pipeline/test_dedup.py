@@ -291,6 +291,21 @@ def test_other_settings_need_overwrite(write_corpus: WriteCorpus) -> None:
     run(root, max_distance=10, overwrite=True)
 
 
+def test_methods_are_the_same_in_any_order(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(originals()[:2])
+    run(root, methods=("exact", "perceptual"))
+    run(root, methods=("perceptual", "exact"))
+
+
+def test_hashes_of_other_samples_are_noticed(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(originals(), samples_per_shard=10)
+    score.run(score.Config(root=root, signals=("hashes",), workers=HERE))
+    columns = Path(root, "columns/hashes")
+    shutil.copy(columns / "00000.parquet", columns / "00001.parquet")
+    with pytest.raises(DamagedError, match=r"hashes/00001.parquet: lists other samples"):
+        run(root)
+
+
 @pytest.fixture
 def on_ray() -> Iterator[Workers]:
     import ray
@@ -318,6 +333,10 @@ def test_what_was_taken_down_is_no_survivor(write_corpus: WriteCorpus) -> None:
     summary = run(root)
     assert [row["of"] for row in rows_of(root)] == [None, None, 1]
     assert summary.details["taken down"] == 1
+    other = sample_uid(url_of(1), "an apple")
+    add_tombstones(root, [Tombstone("uid", other, None, "2026-01-02", "receipt")])
+    with pytest.raises(ConflictError, match="tombstones = "):
+        run(root)
 
 
 def test_near_copies_of_a_picture_taken_down_are_no_survivors(write_corpus: WriteCorpus) -> None:
