@@ -111,7 +111,8 @@ def _summary(config: Config, receipts: list[Receipt], watch: Stopwatch) -> Summa
 def _is_whole(root: str) -> bool:
     """Raises InputError where nothing is that could ever become a corpus."""
     if storage.exists(manifest_url(root)):
-        return True
+        # New shards that are complete and about to take the places of the old ones.
+        return not storage.exists(storage.join(root, "download", "manifest.json"))
     if not storage.list_names(storage.join(root, "download")):
         read_manifest(root)
     return False

@@ -145,6 +145,9 @@ def _commit(journal: Journal, before: Manifest, plan: Plan, swept: dict[str, Swe
         storage.publish_table(url, rows_table(rows))
         text = after.model_dump_json(indent=2) + "\n"
         storage.publish_text(manifest_url(journal.staged), text)
+    if storage.exists(storage.join(root, "download", "plan.json")):
+        # A retry that was killed has shards of its own, from before; it begins again.
+        followed.removed.append("download")
     storage.sweep(journal.folder)
     commit = Commit(
         plan=plan,

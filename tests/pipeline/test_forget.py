@@ -400,6 +400,25 @@ def test_a_later_pack_leaves_it_out(root: str, tmp_path: Path) -> None:
     assert read_tombstones(packed).digest == read_tombstones(root).digest
 
 
+def test_a_download_that_was_killed_brings_nothing_back(root: str) -> None:
+    """Of a finished corpus: a retry, or another list's in its place. What it has is from before."""
+    staged = Path(root, "download")
+    staged.mkdir()
+    (staged / "plan.json").write_text("{}")
+    run(root, url=("https://example.com/not-in-the-corpus.jpg",))
+    assert not staged.exists()
+
+
+def test_a_download_about_to_be_put_in_place_comes_first(root: str) -> None:
+    before = files(root)
+    Path(root, "download").mkdir()
+    Path(root, "download", "manifest.json").write_text("{}")
+    with pytest.raises(ShortfallError, match="let it finish, then run `carrara forget"):
+        run(root, url=(URL,))
+    assert read_tombstones(root).reason(url=URL) == TAKEN_DOWN
+    assert before.items() <= files(root).items()
+
+
 def test_no_corpus_is_no_place_for_tombstones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no corpus here"):
         run(str(tmp_path / "typo"), url=(URL,))
