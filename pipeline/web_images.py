@@ -23,7 +23,7 @@ LONG_ADDRESS = "long address"
 NOT_HTTP = "not http(s)"
 
 MAX_URL_CHARACTERS = 8190
-"""Apache's LimitRequestLine; nginx takes 8 KiB too. A long base makes each of a page's URLs long."""
+"""Apache's LimitRequestLine; nginx takes 8 KiB too. A long base makes all of a page's URLs so."""
 
 MAX_CAPTION_CHARACTERS = 8192
 """A page can make its megabyte one caption."""
