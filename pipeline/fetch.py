@@ -109,6 +109,7 @@ class Fetcher:
             self._clear()
 
     def close(self) -> None:
+        self._clear()
         for transfer in self._transfers.values():
             transfer.close()
         self._transfers.clear()

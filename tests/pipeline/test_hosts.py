@@ -107,6 +107,16 @@ def test_a_list_given_up_half_way_leaves_nothing_behind(
     }
 
 
+def test_a_fetcher_closed_in_the_middle_of_a_list_is_closed(
+    site: "Site", make_fetcher: "MakeFetcher"
+) -> None:
+    fetcher = make_fetcher()
+    answers = fetcher.fetch_all((number, site.picture(number)) for number in range(100))
+    next(answers)
+    fetcher.close()
+    answers.close()
+
+
 def test_no_host_gets_more_connections_than_it_is_due(
     scripted: "Scripted", make_fetcher: "MakeFetcher"
 ) -> None:
