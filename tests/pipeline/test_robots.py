@@ -253,3 +253,20 @@ def test_a_tdmrep_json_that_is_none_says_nothing(data: bytes) -> None:
 def test_robots_tags_are_read_as_written(value: str, disallowed: bool) -> None:
     directives = frozenset(FetchSettings().disallowed_header_directives)
     assert is_disallowed([value], "carrara", directives) is disallowed
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"X-Robots-Tag:\r\n noai\r\n",
+        b"x-robots-tag: nofollow\r\nX-ROBOTS-TAG: carrara: noimageai\r\n",
+        b"X-Robots-Tag: caf\xe9, noai\r\n",
+        b"X-Robots-Tag:noai\n",
+    ],
+)
+def test_an_opt_out_is_seen_however_its_header_is_written(
+    scripted: "Scripted", make_fetcher: "MakeFetcher", lines: bytes
+) -> None:
+    site = Files(a=b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 1\r\n\r\nx")
+    answer = make_fetcher().fetch(scripted(site) + "/a")
+    assert answer == Failure("disallowed by X-Robots-Tag")
