@@ -171,7 +171,13 @@ class Repacker:
                 members = os.pread(file, end - begin, begin)
             finally:
                 os.close(file)
-            yield _moved(unpack_sample(members), new)
+            sample = unpack_sample(members)
+            if sample.key != new["source_key"]:
+                raise DamagedError(
+                    f"{paths[source]}: holds {sample.key} where its parquet tells of "
+                    f"{new['source_key']}; pack it with --sequential"
+                )
+            yield _moved(sample, new)
 
 
 def _news(rows: pa.Table) -> list[dict[str, Any]]:

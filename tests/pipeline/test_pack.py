@@ -1,6 +1,9 @@
 import gc
 import hashlib
 import io
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +162,25 @@ def test_every_picture_of_a_packed_corpus_is_read_by_its_place(
             picture = read_image(out, shard, row["image_offset"], row["image_size"])
             assert picture == sample.image
             assert hashlib.sha256(picture).hexdigest() == row["sha256"]
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_kills_leave_nothing_but_whole_shards(
+    selected: str, tmp_path: Path, sequential: bool
+) -> None:
+    run(selected, tmp_path / "whole", samples_per_shard=1)
+    out = tmp_path / "out"
+    arguments = [*("pack", selected, str(out)), *("--selection", "good", "--num-threads", "2")]
+    arguments += ["--samples-per-shard", "1", *(["--sequential"] if sequential else [])]
+    program = f"import carrara; carrara.main({arguments!r})"
+    for num_files in (1, 15):
+        process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(out.glob("shards/*"))) < num_files:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+    run(selected, out, samples_per_shard=1, sequential=sequential)
+    assert files_of(out) == files_of(tmp_path / "whole")
 
 
 def test_a_finished_run_leaves_the_files_alone(selected: str, tmp_path: Path) -> None:
