@@ -1,6 +1,6 @@
 """Web archives -> pairs of image URL and caption: what `carrara download` reads.
 
-    carrara extract crawl/CC-MAIN-2026-43/wat.paths.gz OUT --base s3://commoncrawl
+    carrara extract wat.paths.gz OUT --base https://data.commoncrawl.org
 
 Reads   WARC and WAT files, plain or .gz: files, folders of them, lists of their paths
 Writes  OUT/pairs-00000.parquet ...   url, caption, their language, the page and its WARC record
@@ -57,7 +57,8 @@ class Config(StageConfig):
     root: Annotated[Place, POSITIONAL]
     """Where the pairs go: a folder or an fsspec URL."""
     base: Annotated[Place | None, EXECUTION_ONLY] = None
-    """What relative paths in a list are relative to, as s3://commoncrawl; none: its folder."""
+    """What relative paths in a list are relative to, as https://data.commoncrawl.org; none: its
+    folder."""
     min_caption_characters: int = Field(default=MIN_CAPTION_CHARACTERS, ge=1)
     """Captions of fewer are left out."""
     max_page_bytes: int = Field(default=MAX_PAGE_BYTES, ge=1)
