@@ -96,8 +96,8 @@ def png(data: bytes) -> bytes:
 
 METHODS: dict[str, Limits] = {
     "exact": Limits(methods=("exact",)),
-    "perceptual": Limits(methods=("perceptual",), mirrored=False),
-    "and mirrored": Limits(methods=("perceptual",), mirrored=True),
+    "perceptual, not mirrored": Limits(methods=("perceptual",), mirrored=False),
+    "default: exact, perceptual": Limits(),
     "semantic": Limits(methods=("semantic",)),
     "all": Limits(methods=("exact", "perceptual", "semantic")),
 }
@@ -269,7 +269,13 @@ def _encoder(name: str | None) -> Callable[[list[Image.Image]], NDArray[np.float
 
 
 def _take(pictures: Iterator[Image.Image], num: int) -> list[Image.Image]:
-    return [picture for picture, _ in zip(pictures, range(num), strict=False)]
+    """The first so many that differ: what a set has twice is a copy that nobody planted."""
+    taken: dict[bytes, Image.Image] = {}
+    for picture in pictures:
+        taken.setdefault(jpeg(picture), picture)
+        if len(taken) == num:
+            break
+    return list(taken.values())
 
 
 def _synthetic(num: int) -> Iterator[Image.Image]:
