@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "retrieval": {"retrieval", "pipeline", "infra"},
     "training": {"training", "retrieval.encoder", "pipeline.corpus", "pipeline.contact_sheet"}
     | {"pipeline.receipts", "infra"},
-    "carrara.py": {"infra"},
+    "carrara.py": {"infra", "pipeline.img2dataset_options"},
 }
 RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.corpus",
