@@ -169,6 +169,7 @@ class _Feed:
         self.answers: deque[tuple[int, Fetched | Failure]] = deque()
         self.error: BaseException | None = None
         self.is_awaited = False
+        self.is_running = True
         self._source = answers
         self._limit, self._held = max_waiting_bytes, 0
         self._room = threading.Condition()
@@ -180,10 +181,6 @@ class _Feed:
     def fileno(self) -> int:
         """Readable after something came while `is_awaited`."""
         return self._bell.fileno()
-
-    @property
-    def is_running(self) -> bool:
-        return self._thread.is_alive()
 
     def hear(self) -> None:
         self._bell.recv(64)
@@ -212,6 +209,7 @@ class _Feed:
                     self._ringer.send(b"!")
         except BaseException as error:  # whatever it is, it is the caller's to see
             self.error = error
+        self.is_running = False  # before the bell, after which nobody listens for more
         self._ringer.send(b"!")
 
     def _wait_for_room(self, num_bytes: int) -> bool:
