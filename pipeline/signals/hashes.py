@@ -69,7 +69,10 @@ def decode_pixels(image: bytes) -> Pixels | None:
             page = Image.new("RGBA", upright.size, "white")
             page.alpha_composite(upright.convert("RGBA"))
             return np.asarray(page.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
+    except (
+        *(OSError, SyntaxError, ValueError, struct.error),
+        *(RuntimeError, Image.DecompressionBombError),  # the first is the AVIF decoder's
+    ):
         return None
 
 
