@@ -195,16 +195,21 @@ def write_packed_shard(
     """As `write_shard`, of samples that are members of a tar already."""
     places: dict[str, tuple[int, int]] = {}
     num_bytes, digest = 0, hashlib.sha256()
-    with storage.publish(shard_url(root, name)) as path, path.open("wb", WRITE_BYTES) as file:
+    # In large parts: for each the interpreter's lock is handed on and waited for again.
+    part = bytearray()
+    with storage.publish(shard_url(root, name)) as path, path.open("wb", buffering=0) as file:
         for sample in samples:
             assert sample.key.startswith(name), f"{sample.key} does not belong in shard {name}"
             places[sample.key] = (num_bytes + tar.BLOCK, sample.image_size)
-            file.write(sample.members)
-            digest.update(sample.members)
+            part += sample.members
             num_bytes += len(sample.members)
+            if len(part) >= WRITE_BYTES:
+                _write_all(file, part)
+                digest.update(part)
+                part.clear()
         end = tar.end(num_bytes)
-        file.write(end)
-        digest.update(end)
+        _write_all(file, part + end)
+        digest.update(part + end)
     parquet = shard_url(root, name, ".parquet")
     storage.publish_table(parquet, _with_places(rows, places))
     stats_text = json.dumps(stats, indent=4, sort_keys=True)
@@ -216,6 +221,13 @@ def write_packed_shard(
         sha256=digest.hexdigest(),
         rows_sha256=storage.sha256(parquet),
     )
+
+
+def _write_all(file: io.FileIO, data: bytearray) -> None:
+    view, written = memoryview(data), 0
+    while written < len(data):
+        written += file.write(view[written:]) or 0
+    view.release()
 
 
 def pack_sample(sample: Sample) -> PackedSample:

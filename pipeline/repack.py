@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,9 @@ ON_THE_WAY = pa.schema(
     [(PLACE, pa.int64()), (SOURCE, pa.int32()), (BEGIN, pa.int64()), (END, pa.int64())]
 )
 """Columns that rows have only on their way."""
+
+MAX_OPEN_FILES = 512
+"""Half of the usual limit; of more tars the others are opened for every read."""
 
 
 class Repacker:
@@ -90,11 +93,13 @@ class Repacker:
         """The missing shards by their numbers, in the folders of their splits."""
         sizes = [self._plan.targets[number].num_samples for number in self._missing]
         written = {}
+        names = [] if self._sequential else [shard.name for shard in self._source.shards]
         with (
+            _Tars([storage.canonical(shard_url(self._root, name)) for name in names]) as tars,
             track("pack: write", sum(sizes), "samples") as bar,
             ThreadPoolExecutor(num_threads) as pool,
         ):
-            shards = pool.map(partial(self._write_shard, outputs), self._missing)
+            shards = pool.map(partial(self._write_shard, outputs, tars), self._missing)
             for number, shard in zip(self._missing, shards, strict=True):
                 written[number] = shard
                 bar.advance(shard.num_samples)
@@ -142,7 +147,7 @@ class Repacker:
                 number, place, new = by_key[sample.key]
                 self._samples.add_sample(number, place, _moved(sample, new))
 
-    def _write_shard(self, outputs: dict[str, str], number: int) -> Shard:
+    def _write_shard(self, outputs: dict[str, str], tars: "_Tars", number: int) -> Shard:
         target = self._plan.targets[number]
         output = outputs[target.split]
         rows = pa.concat_tables([self._schema.empty_table(), *self._rows.read(number)])
@@ -153,7 +158,8 @@ class Repacker:
                 "are not in the corpus's parquets; `carrara verify` tells which are damaged"
             )
         rows = rows.sort_by(PLACE).combine_chunks()
-        samples = self._samples.read(number, target.key) if self._sequential else self._find(rows)
+        found = self._find(rows, tars)
+        samples = self._samples.read(number, target.key) if self._sequential else found
         rows = rows.drop_columns(ON_THE_WAY.names)
         stats: dict[str, Any] = {"count": num, "successes": num, "status_dict": {SUCCESS: num}}
         shard = write_packed_shard(output, target.name, samples, rows, stats)
@@ -161,23 +167,39 @@ class Repacker:
         self._samples.drop(number)
         return shard
 
-    def _find(self, rows: pa.Table) -> Iterator[PackedSample]:
+    def _find(self, rows: pa.Table, tars: "_Tars") -> Iterator[PackedSample]:
         """By reads of their own; the tars are known to be what their manifest says."""
-        paths = [storage.canonical(shard_url(self._root, s.name)) for s in self._source.shards]
         spans = zip(*(rows[name].to_pylist() for name in (SOURCE, BEGIN, END)), strict=True)
         for (source, begin, end), new in zip(spans, _news(rows), strict=True):
-            file = os.open(paths[source], os.O_RDONLY)
-            try:
-                members = os.pread(file, end - begin, begin)
-            finally:
-                os.close(file)
-            sample = unpack_sample(members)
+            sample = unpack_sample(tars.read(source, begin, end))
             if sample.key != new["source_key"]:
+                url = shard_url(self._root, self._source.shards[source].name)
                 raise DamagedError(
-                    f"{paths[source]}: holds {sample.key} where its parquet tells of "
-                    f"{new['source_key']}; pack it with --sequential"
+                    f"{url}: holds {sample.key} where its parquet tells of {new['source_key']}; "
+                    "pack it with --sequential"
                 )
             yield _moved(sample, new)
+
+
+class _Tars:
+    """The corpus's local tars, the first of them held open; threads read from them at once."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+
+    def __enter__(self) -> Self:
+        self._open = [os.open(path, os.O_RDONLY) for path in self._paths[:MAX_OPEN_FILES]]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open:
+            os.close(file)
+
+    def read(self, number: int, begin: int, end: int) -> bytes:
+        if number < len(self._open):
+            return os.pread(self._open[number], end - begin, begin)
+        with Path(self._paths[number]).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), end - begin, begin)
 
 
 def _news(rows: pa.Table) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from PIL import Image
 from infra import storage
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.summary import Summary
-from pipeline import pack, select, spool, verify
+from pipeline import pack, repack, select, spool, verify
 from pipeline.corpus import (
     ColumnsManifest,
     Manifest,
@@ -109,6 +109,15 @@ def test_the_same_command_gives_the_same_bytes(selected: str, tmp_path: Path) ->
 def test_reading_from_front_to_back_gives_the_same_bytes(selected: str, tmp_path: Path) -> None:
     run(selected, tmp_path / "a")
     run(selected, tmp_path / "b", sequential=True)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_tars_beyond_those_held_open_are_read_too(
+    selected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(selected, tmp_path / "a")
+    monkeypatch.setattr(repack, "MAX_OPEN_FILES", 1)
+    run(selected, tmp_path / "b")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
