@@ -1,4 +1,4 @@
-"""Plain tar members without tarfile's ceremony: the same bytes, at the speed of a copy.
+"""Plain tar members without tarfile's ceremony: the same bytes, fifteen times as fast.
 
 What a shard holds is simple: plain files with short ASCII names, no owner, no time. Written so by
 tarfile (GNU format), a header costs 20 microseconds (here 1.3); a sample has three.
