@@ -143,67 +143,34 @@ def _run_on_ray(
     from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
     connect(workers)
-    # Ray restarts no actor and retries no task of itself: after many losses it has been seen to
-    # wait for ever for a task that no worker had. A lost worker is replaced below instead.
-    remote = ray.remote(num_cpus=workers.cpus_per_worker, num_gpus=workers.gpus_per_worker)(_Worker)
-    waiting = [_Attempt(item) for item in reversed(items)]
-    in_flight: dict[Any, tuple[_Attempt[Item] | None, Any]] = {}
-    pool: list[Any] = []
-    num_left, num_stillborn = len(items), 0
-
-    def hire() -> None:
-        # It is given items once it is there: one that waits for a machine keeps nobody waiting.
-        actor = remote.remote(make)
-        pool.append(actor)
-        in_flight[actor.ready.remote()] = (None, actor)
-
-    def submit(actor: Any) -> None:
-        if waiting:
-            attempt = waiting.pop()
-            in_flight[actor.apply.remote(attempt.item)] = (attempt, actor)
-
+    num_workers = min(workers.num_workers or num_that_fit(workers), len(items))
+    crew = _Crew(make, items, workers)
+    num_left = len(items)
     try:
-        for _ in range(min(workers.num_workers or num_that_fit(workers), len(items))):
-            hire()
+        for _ in range(num_workers):
+            crew.hire()
         while num_left:
-            (done,), _ = ray.wait(list(in_flight), num_returns=1)
-            attempt, actor = in_flight.pop(done)
-            failed: list[tuple[_Attempt[Item], BaseException]] = []
+            (done,), _ = ray.wait(list(crew.in_flight), num_returns=1)
+            attempt, actor = crew.in_flight.pop(done)
             try:
                 result = ray.get(done)
             except (RayActorError, OutOfMemoryError) as error:
-                lost = [ref for ref, (_, owner) in in_flight.items() if owner == actor]
-                given = [attempt, *(in_flight.pop(ref)[0] for ref in lost)]
-                failed = [(a, error) for a in given if a is not None and a.is_final_loss()]
-                waiting += [a for a in given if a is not None and a.num_losses <= MAX_LOSSES]
-                num_stillborn += attempt is None
-                if num_stillborn > MAX_LOSSES:
-                    raise
-                pool.remove(actor)
-                ray.kill(actor)
-                hire()
-                busy = {owner for _, owner in in_flight.values()}
-                for idle in [other for other in pool if other not in busy]:
-                    submit(idle)
+                failed = crew.replace(actor, attempt, error)
+                cause: BaseException = error
             except RayTaskError as error:
                 assert attempt is not None
-                if attempt.is_final_failure(error.cause, workers.max_retries):
-                    failed = [(attempt, error.cause)]
-                else:
-                    waiting.append(attempt)
-                submit(actor)
+                failed, cause = crew.retry(actor, attempt, error.cause), error.cause
             else:
-                for _ in range(1 if attempt else ITEMS_QUEUED_A_WORKER):
-                    submit(actor)
+                crew.give(actor, 1 if attempt else ITEMS_QUEUED_A_WORKER)
                 if attempt is not None:
                     num_left -= 1
                     yield Outcome(attempt.item, result, None)
-            for attempt, cause in failed:
+                continue
+            for lost in failed:
                 num_left -= 1
-                yield Outcome(attempt.item, None, _one_line(cause))
+                yield Outcome(lost.item, None, _one_line(cause))
     finally:
-        for actor in pool:
-            ray.kill(actor)
+        crew.dismiss()
 
 
 @dataclass
@@ -224,6 +191,81 @@ class _Attempt(Generic[Item]):
         """After one more: is it the item that costs the workers?"""
         self.num_losses += 1
         return self.num_losses > MAX_LOSSES
+
+
+class _Crew(Generic[Item, Result]):
+    """The actors at work, and what each was given.
+
+    Ray restarts no actor and retries no task of itself: after many losses it was seen to wait for
+    ever for a task that no worker had. A lost worker is replaced here.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Callable[[Item], Result]],
+        items: Sequence[Item],
+        workers: Workers,
+    ) -> None:
+        import ray
+
+        options = {"num_cpus": workers.cpus_per_worker, "num_gpus": workers.gpus_per_worker}
+        self._remote = ray.remote(**options)(_Worker)
+        self._make, self._max_retries = make, workers.max_retries
+        self._waiting = [_Attempt(item) for item in reversed(items)]
+        self._actors: list[Any] = []
+        self._num_stillborn = 0
+        self.in_flight: dict[Any, tuple[_Attempt[Item] | None, Any]] = {}
+        """By what Ray will answer; an attempt is None where an actor was asked if it is there."""
+
+    def hire(self) -> None:
+        """It is given items once it is there: one that waits for a machine keeps none waiting."""
+        actor = self._remote.remote(self._make)
+        self._actors.append(actor)
+        self.in_flight[actor.ready.remote()] = (None, actor)
+
+    def give(self, actor: Any, num: int = 1) -> None:
+        for _ in range(min(num, len(self._waiting))):
+            attempt = self._waiting.pop()
+            self.in_flight[actor.apply.remote(attempt.item)] = (attempt, actor)
+
+    def retry(
+        self, actor: Any, attempt: _Attempt[Item], cause: BaseException
+    ) -> list[_Attempt[Item]]:
+        """After its item failed; returns it if that was the last time."""
+        is_final = attempt.is_final_failure(cause, self._max_retries)
+        if not is_final:
+            self._waiting.append(attempt)
+        self.give(actor)
+        return [attempt] if is_final else []
+
+    def replace(
+        self, actor: Any, attempt: _Attempt[Item] | None, error: BaseException
+    ) -> list[_Attempt[Item]]:
+        """After its process or machine was lost; returns the items that are given up for it."""
+        import ray
+
+        self._num_stillborn += attempt is None
+        if self._num_stillborn > MAX_LOSSES:
+            raise error
+        lost = [ref for ref, (_, owner) in self.in_flight.items() if owner == actor]
+        given = [attempt, *(self.in_flight.pop(ref)[0] for ref in lost)]
+        final: list[_Attempt[Item]] = []
+        for one in given:
+            if one is not None:
+                (final if one.is_final_loss() else self._waiting).append(one)
+        self._actors.remove(actor)
+        ray.kill(actor)
+        busy = {owner for _, owner in self.in_flight.values()}
+        for idle in [other for other in self._actors if other not in busy]:
+            self.give(idle)
+        self.hire()
+        return final
+
+    def dismiss(self) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
 
 
 class _Worker(Generic[Item, Result]):
