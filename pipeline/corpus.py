@@ -264,9 +264,13 @@ def _with_places(rows: pa.Table, places: dict[str, tuple[int, int]]) -> pa.Table
 
 def read_image(root: str, shard: Shard, image_offset: int, image_size: int) -> bytes:
     """One picture's bytes, without reading the rest of its shard."""
-    with storage.open_read(shard_url(root, shard.name)) as file:
-        file.seek(image_offset)
-        return file.read(image_size)
+    url = shard_url(root, shard.name)
+    try:
+        with storage.open_read(url) as file:
+            file.seek(image_offset)
+            return file.read(image_size)
+    except FileNotFoundError:
+        raise _damaged(root, url, "missing") from None
 
 
 def iter_samples(root: str, shard: Shard) -> Iterator[Sample]:

@@ -68,8 +68,9 @@ def open_samples(
         connection = duckdb.connect(config=settings)
     except duckdb.Error as error:
         raise ConfigError(f"memory_limit {memory_limit!r}: {first_line(error)}") from None
-    # Nothing is fetched from the network behind the user's back.
+    # Nothing is fetched from the network behind the user's back, nor a second bar drawn on stdout.
     connection.execute("SET autoinstall_known_extensions = false")
+    connection.execute("SET enable_progress_bar = false")
     if "://" in root:
         filesystem, _ = fsspec.url_to_fs(root, use_listings_cache=False)
         connection.register_filesystem(filesystem)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from infra.cluster import Workers
+from infra.errors import DamagedError
 from infra.summary import Summary
 from pipeline import score, select
 from pipeline.corpus import read_columns, read_manifest, read_rows
@@ -175,6 +176,12 @@ def test_only_the_pictures_shown_are_read(scored: str) -> None:
         tar.write_bytes(holes)
     run(scored, where="num_words >= 3")
     assert Path(scored, "dry-run.html").read_bytes() == whole
+
+
+def test_a_tar_that_is_gone_is_named(scored: str) -> None:
+    Path(scored, "shards", "00001.tar").unlink()
+    with pytest.raises(DamagedError, match=r"00001\.tar: damaged \(missing\)"):
+        run(scored, where="num_words >= 3")
 
 
 def test_the_overlap_is_told_on_the_terminal_too(scored: str, tmp_path: Path) -> None:
