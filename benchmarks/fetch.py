@@ -39,7 +39,7 @@ def main() -> None:
     print(f"{num_photos} photos of {size / num_photos / 1e3:.1f} KB, ", end="")
     print(f"{os.cpu_count()} cores of {_processor()}, Python {platform.python_version()}")
     with serve(work / "photos", work / "nginx") as server:
-        os.environ["SSL_CERT_FILE"] = str(server.certificate.resolve())
+        os.environ["SSL_CERT_FILE"] = str(server.trusted.resolve())
         for scheme in SCHEMES:
             urls = [
                 f"{server.base(scheme)}/{number % num_photos:06d}.jpg"

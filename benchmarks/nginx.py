@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -46,8 +47,8 @@ class Server:
     http: str
     """Base URL."""
     https: str
-    certificate: Path
-    """For SSL_CERT_FILE."""
+    trusted: Path
+    """For SSL_CERT_FILE: the web's root certificates, as a crawl needs them, and this server's."""
 
     def base(self, scheme: str) -> str:
         return self.https if scheme == "https" else self.http
@@ -74,7 +75,7 @@ def serve(pictures: Path, work: Path) -> Iterator[Server]:
         yield Server(
             f"http://127.0.0.1:{http_port}",
             f"https://127.0.0.1:{https_port}",
-            work / "certificate.pem",
+            work / "trusted.pem",
         )
     finally:
         server.terminate()
@@ -108,7 +109,9 @@ def _write_certificate(work: Path) -> None:
             serialization.NoEncryption(),
         )
     )
-    (work / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    (work / "certificate.pem").write_bytes(pem)
+    (work / "trusted.pem").write_bytes(Path(certifi.where()).read_bytes() + pem)
 
 
 def _free_port() -> int:
