@@ -103,7 +103,7 @@ def main_img2dataset() -> None:
 
 def run_img2dataset(argv: Sequence[str]) -> int:
     """Run one command line of img2dataset's; returns its exit code."""
-    from pipeline.img2dataset_options import config_of
+    from pipeline.downloading.img2dataset_options import config_of
 
     try:
         execute("download", config_of(argv))

@@ -22,7 +22,11 @@ from benchmarks.nginx import serve
 from benchmarks.photos import write_photos
 
 EVERY_S = 5.0
-KINDS = {"decoder": b"pipeline.decoder", "worker": b"ray::_Worker", "driver": b"carrara.py"}
+KINDS = {
+    "decoder": b"pipeline.downloading.decoder",
+    "worker": b"ray::_Worker",
+    "driver": b"carrara.py",
+}
 NUM_PHOTOS = 100
 
 

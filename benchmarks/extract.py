@@ -43,8 +43,8 @@ print(json.dumps({"seconds": time.process_time() - start, "pairs": answer}))
 
 OURS = """
 import sys, tempfile
-from pipeline.archive_reader import ArchiveReader
-from pipeline.archives import find_archives
+from pipeline.extraction.archive_reader import ArchiveReader
+from pipeline.extraction.archives import find_archives
 
 def read():
     with tempfile.TemporaryDirectory() as folder:

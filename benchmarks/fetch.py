@@ -91,7 +91,7 @@ def _measure(
     import pycurl  # noqa: F401
     import urllib3  # noqa: F401
 
-    import pipeline.fetch  # noqa: F401
+    import pipeline.fetching.fetch  # noqa: F401
 
     before, start = _cpu_s(), time.monotonic()
     function(values)
@@ -99,7 +99,7 @@ def _measure(
 
 
 def fetch_ours(urls: list[str]) -> None:
-    from pipeline.fetch import Fetched, Fetcher, FetchSettings
+    from pipeline.fetching.fetch import Fetched, Fetcher, FetchSettings
 
     settings = FetchSettings(allow_hosts=("127.0.0.1",), connections_per_host=NUM_CONNECTIONS)
     with closing(Fetcher(settings, NUM_CONNECTIONS)) as fetcher:
@@ -154,7 +154,7 @@ def fetch_urllib3(urls: list[str]) -> None:
 
 
 def tell_memory(values: list[str]) -> None:
-    from pipeline.fetch import Fetched, Fetcher, FetchSettings
+    from pipeline.fetching.fetch import Fetched, Fetcher, FetchSettings
 
     base, num_rows, num_photos = values[0], int(values[1]), int(values[2])
 

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks.malformed_answers import http_answer, length_line, malformed_answer, stalls
-from pipeline.fetch import Failure, Fetcher, FetchSettings
+from pipeline.fetching.fetch import Failure, Fetcher, FetchSettings
 
 NUM_HOSTS = 256
 """Names of this machine, so that one that is slowed down for its 429s holds up no other."""

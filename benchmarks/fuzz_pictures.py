@@ -23,8 +23,8 @@ from typing import Any, get_args
 from PIL import Image
 
 from benchmarks.malformed_pictures import malformed_picture, malformed_pictures, whole_pictures
-from pipeline.picture_header import Reason
-from pipeline.pixels import Picture, PictureResizer, PixelSettings, Rejected
+from pipeline.pixels.picture_header import Reason
+from pipeline.pixels.resizer import Picture, PictureResizer, PixelSettings, Rejected
 
 MAX_MEMORY_BYTES = 2 << 30
 """Beyond what the libraries take; as the download's decoders have it."""

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import Shard, iter_samples, read_rows
-from pipeline.pair_rows import PairColumns
-from pipeline.pairs import open_pairs
+from pipeline.downloading.pair_rows import PairColumns
+from pipeline.downloading.pairs import open_pairs
 
 MAX_GROWTH_BYTES = 64 << 20
 """Over the second half: Arrow's and Python's pools breathe."""

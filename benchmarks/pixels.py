@@ -4,7 +4,7 @@
 
 Photo-like JPEGs (benchmarks/photos.py, or a folder of one's own) are resized on one core by
 
-    ours            pipeline.pixels.PictureResizer
+    ours            pipeline.pixels.resizer.PictureResizer
     img2dataset     its Resizer, as its downloader calls it
     same calls      the libraries' calls that ours comes to, with nothing around them: the bound
     areas           libjpeg-turbo at the smallest scale >= the wanted size, INTER_AREA, encode
@@ -33,10 +33,10 @@ from PIL import Image
 
 from benchmarks.icc_profiles import DISPLAY_P3, rgb_profile
 from benchmarks.photos import photos
-from pipeline.colour import Pixels
-from pipeline.jpeg import decode_jpeg, reduction_for
-from pipeline.pixels import PictureResizer, PixelSettings
-from pipeline.resize import LINEAR_UP_TO, Resizing, resize
+from pipeline.pixels.colour import Pixels
+from pipeline.pixels.jpeg import decode_jpeg, reduction_for
+from pipeline.pixels.resize import LINEAR_UP_TO, Resizing, resize
+from pipeline.pixels.resizer import PictureResizer, PixelSettings
 
 Work = Callable[[bytes], object]
 

@@ -22,7 +22,6 @@ from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConflictError, DamagedError, ShortfallError
 from infra.stamp import differences
 from infra.summary import Stopwatch, Summary
-from pipeline import worklist
 from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
@@ -31,13 +30,19 @@ from pipeline.corpus import (
     read_manifest,
     write_manifest,
 )
-from pipeline.decoding_settings import DecodingSettings
-from pipeline.download_workers import make_downloader, make_refetcher, run_workers, spelled
-from pipeline.fetch_settings import FetchSettings
-from pipeline.pair_rows import PairColumns
-from pipeline.pairs import ListFormat, PairList, open_pairs
-from pipeline.pixel_settings import PixelSettings
-from pipeline.worklist import Plan, ShardRecord
+from pipeline.downloading import worklist
+from pipeline.downloading.decoding_settings import DecodingSettings
+from pipeline.downloading.download_workers import (
+    make_downloader,
+    make_refetcher,
+    run_workers,
+    spelled,
+)
+from pipeline.downloading.pair_rows import PairColumns
+from pipeline.downloading.pairs import ListFormat, PairList, open_pairs
+from pipeline.downloading.worklist import Plan, ShardRecord
+from pipeline.fetching.fetch_settings import FetchSettings
+from pipeline.pixels.pixel_settings import PixelSettings
 
 DERIVED = ("columns", "embeddings", "index", "selections")
 """What goes with a corpus that is overwritten. Tombstones stay: a takedown is for good."""
@@ -210,7 +215,7 @@ def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
 
 
 def _refetch(config: Config, pairs: PairList, held: Manifest) -> Manifest:
-    from pipeline.refetch import Refetch
+    from pipeline.downloading.refetch import Refetch
 
     root = config.root
     plan = worklist.read_plan(root)

@@ -24,8 +24,8 @@ from infra.errors import ConflictError, ShortfallError
 from infra.records import read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
-from pipeline.archives import Archive, find_archives
-from pipeline.extract_records import (
+from pipeline.extraction.archives import Archive, find_archives
+from pipeline.extraction.extract_records import (
     PAIRS,
     ArchiveRecord,
     ExtractManifest,
@@ -35,10 +35,10 @@ from pipeline.extract_records import (
     spool_url,
     work_url,
 )
-from pipeline.pair_files import write_pairs
+from pipeline.extraction.pair_files import write_pairs
 
 if TYPE_CHECKING:
-    from pipeline.archive_reader import ArchiveReader
+    from pipeline.extraction.archive_reader import ArchiveReader
 
 NUM_NAMED = 5
 """Damaged archives that a message spells out."""
@@ -195,6 +195,6 @@ def _check_whole(config: Config, manifest: ExtractManifest) -> None:
 
 
 def _make_reader(config: Config) -> "ArchiveReader":
-    from pipeline.archive_reader import ArchiveReader
+    from pipeline.extraction.archive_reader import ArchiveReader
 
     return ArchiveReader(config.root, config.min_caption_characters, config.max_page_bytes)

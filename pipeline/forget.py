@@ -24,14 +24,14 @@ from infra.cluster import Workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ShortfallError
 from infra.summary import Stopwatch, Summary
-from pipeline.asked import MANY, Request, asked_for
-from pipeline.blocklists import load_blocklist
 from pipeline.corpus import manifest_url, read_manifest
-from pipeline.receipts import Asked, Receipt, receipt_url
-from pipeline.takedown_plan import begin
-from pipeline.takedown_run import take_down
-from pipeline.takedown_search import preview
-from pipeline.tombstones import add_tombstones, read_tombstones
+from pipeline.takedown.asked import MANY, Request, asked_for
+from pipeline.takedown.blocklists import load_blocklist
+from pipeline.takedown.plan import begin
+from pipeline.takedown.receipts import Asked, Receipt, receipt_url
+from pipeline.takedown.run import take_down
+from pipeline.takedown.search import preview
+from pipeline.takedown.tombstones import add_tombstones, read_tombstones
 
 NUM_SHOWN = 50
 """Rows of a dry run that are shown to people; --json has all."""

@@ -36,11 +36,11 @@ from pipeline.corpus import (
     shard_url,
     write_manifest,
 )
-from pipeline.kept import read_kept
-from pipeline.pack_plan import Plan, Target
-from pipeline.repack import Repacker
-from pipeline.splits import parse_splits
-from pipeline.tombstones import Tombstones, add_tombstones, read_tombstones
+from pipeline.selecting.kept import read_kept
+from pipeline.selecting.pack_plan import Plan, Target
+from pipeline.selecting.repack import Repacker
+from pipeline.selecting.splits import parse_splits
+from pipeline.takedown.tombstones import Tombstones, add_tombstones, read_tombstones
 
 MANY = Parameter(consume_multiple=True)
 """On the command line: --splits train=0.98 test=0.02."""

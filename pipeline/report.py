@@ -29,12 +29,12 @@ from infra.errors import DamagedError, InputError
 from infra.progress import track
 from infra.records import read_mapping
 from infra.summary import Stopwatch, Summary
-from pipeline import charts, gallery
-from pipeline.card import card_text, check_own
-from pipeline.census import Census, take_census
 from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, selection_url
-from pipeline.page import render
-from pipeline.policy import Policy
+from pipeline.pages import charts, gallery
+from pipeline.pages.card import card_text, check_own
+from pipeline.pages.census import Census, take_census
+from pipeline.pages.page import render
+from pipeline.selecting.policy import Policy
 
 MANY = Parameter(consume_multiple=True)
 """On the command line: --query cat.png dog.png."""

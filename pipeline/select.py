@@ -39,9 +39,9 @@ from pipeline.corpus import (
     read_manifest,
     selection_url,
 )
-from pipeline.policy import KEPT, Policy, load_policy, policy_of, shipped_policies
-from pipeline.samples_sql import check_digests, failure, first_line, open_samples
-from pipeline.thresholds import NUMBER
+from pipeline.selecting.policy import KEPT, Policy, load_policy, policy_of, shipped_policies
+from pipeline.selecting.samples_sql import check_digests, failure, first_line, open_samples
+from pipeline.selecting.thresholds import NUMBER
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -194,8 +194,8 @@ def _try(
     config: Config, manifest: Manifest, policy: Policy, connection: "DuckDBPyConnection"
 ) -> _Done:
     """The page of a dry run, and its numbers for the terminal."""
-    from pipeline.dry_run import dry_run
-    from pipeline.dry_run_page import draw_page, numbers
+    from pipeline.selecting.dry_run import dry_run
+    from pipeline.selecting.dry_run_page import draw_page, numbers
 
     found = dry_run(connection, policy, manifest.num_samples)
     page = config.page or storage.join(config.root, "dry-run.html")

@@ -30,9 +30,9 @@ from pipeline.corpus import (
     read_manifest,
     shard_url,
 )
-from pipeline.receipts import read_receipts, receipt_url
-from pipeline.shard_forget import quarantine_folders
-from pipeline.tombstones import read_tombstones, url_digest
+from pipeline.takedown.receipts import read_receipts, receipt_url
+from pipeline.takedown.shard_forget import quarantine_folders
+from pipeline.takedown.tombstones import read_tombstones, url_digest
 
 _DOWNLOAD = "-download."
 NUM_THREADS = 8

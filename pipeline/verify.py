@@ -22,9 +22,9 @@ from infra.errors import ShortfallError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, read_manifest
-from pipeline.inventory import inventory
-from pipeline.journal import Journal
-from pipeline.tombstones import read_tombstones
+from pipeline.takedown.inventory import inventory
+from pipeline.takedown.journal import Journal
+from pipeline.takedown.tombstones import read_tombstones
 
 NUM_NAMED = 20
 """Files that a message spells out."""
@@ -89,7 +89,7 @@ def _check_taken_down(root: str, manifest: Manifest) -> int:
     tombstones = read_tombstones(root)
     if not len(tombstones):
         return 0
-    from pipeline.traces import traces
+    from pipeline.takedown.traces import traces
 
     found = traces(root, manifest, tombstones)
     if found:

@@ -15,9 +15,9 @@ from typing import Annotated
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import InputError
 from infra.summary import Stopwatch, Summary
-from pipeline.asked import MANY
 from pipeline.corpus import Manifest, read_manifest
 from pipeline.story import Line, find_rows, tell, tell_packed, tell_taken_down, tell_trained
+from pipeline.takedown.asked import MANY
 
 MAX_ROWS = 10
 """Told of one address, which may have many captions."""

@@ -21,7 +21,7 @@ from infra import storage
 from infra.records import read_record
 from infra.stamp import Stamp
 from pipeline.corpus import SUCCESS, Shard, read_rows
-from pipeline.takedown import Followed, Takedown, replaced
+from pipeline.takedown.takedown import Followed, Takedown, replaced
 from retrieval.embeddings import (
     MODALITIES,
     EmbeddingsManifest,

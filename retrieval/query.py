@@ -21,7 +21,7 @@ from infra import storage
 from infra.config import POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError, ConflictError, InputError
 from infra.summary import Stopwatch, Summary
-from pipeline.fetch import Failure, Fetcher, FetchSettings
+from pipeline.fetching.fetch import Failure, Fetcher, FetchSettings
 from retrieval.embeddings import Modality
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _write_pages(
     pictures = [decode_picture(images[hit.uid]) for hit in hits]
     outputs = {}
     if config.png is not None:
-        from pipeline.contact_sheet import contact_sheet
+        from pipeline.pages.contact_sheet import contact_sheet
 
         captions = [f"{hit.similarity:.3f} {hit.caption}" for hit in hits]
         with storage.publish(config.png) as path:

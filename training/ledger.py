@@ -16,7 +16,7 @@ from infra import storage
 from infra.errors import ConflictError
 from infra.records import read_mapping
 from pipeline.corpus import SUCCESS, Manifest, Shard, read_manifest, read_rows, read_selection
-from pipeline.receipts import ROWS_SCHEMA, read_receipts, receipt_url
+from pipeline.takedown.receipts import ROWS_SCHEMA, read_receipts, receipt_url
 from training.order import SampleOrder
 from training.record import RunRecord, read_record
 

@@ -18,7 +18,7 @@ from infra.records import read_record
 from pipeline.corpus import SUCCESS, ColumnsManifest, Manifest, Shard, read_rows
 from pipeline.dedup.grouping import Rows
 from pipeline.dedup.pictures import Digests, Pictures, digests
-from pipeline.tombstones import Tombstones
+from pipeline.takedown.tombstones import Tombstones
 
 ENOUGH_WORDS = 20
 """A longer caption counts as no better: what alternative texts add is mostly lists of keywords."""

@@ -42,7 +42,7 @@ from pipeline.dedup.heldout import HeldOut, read_heldout
 from pipeline.dedup.pictures import to_hex
 from pipeline.dedup.samples import Samples, read_samples, signal_manifest
 from pipeline.score import MANY
-from pipeline.tombstones import Tombstones, read_tombstones
+from pipeline.takedown.tombstones import Tombstones, read_tombstones
 
 NAME = "duplicates"
 SCHEMA = pa.schema(

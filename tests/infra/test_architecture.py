@@ -12,16 +12,16 @@ MAY_IMPORT = {
     "infra": {"infra"},
     "pipeline": {"pipeline", "infra"},
     "retrieval": {"retrieval", "pipeline", "infra"},
-    "training": {"training", "retrieval.encoder", "pipeline.corpus", "pipeline.contact_sheet"}
-    | {"pipeline.receipts", "infra"},
-    "carrara.py": {"infra", "pipeline.img2dataset_options"},
+    "training": {"training", "retrieval.encoder", "pipeline.corpus", "pipeline.pages.contact_sheet"}
+    | {"pipeline.takedown.receipts", "infra"},
+    "carrara.py": {"infra", "pipeline.downloading.img2dataset_options"},
 }
 RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.corpus",
-    "pipeline.contact_sheet",
-    "pipeline.fetch",
+    "pipeline.pages.contact_sheet",
+    "pipeline.fetching.fetch",
     "pipeline.score",
-    "pipeline.takedown",
+    "pipeline.takedown.takedown",
 }
 OURS = ("infra", "pipeline", "retrieval", "training", "examples", "carrara")
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.fetch import Fetcher, FetchSettings
+from pipeline.fetching.fetch import Fetcher, FetchSettings
 
 NUM_BUSY_ANSWERS = 1
 

@@ -153,17 +153,17 @@ def kill(
 ) -> bool:
     """False where there is none of that kind just now."""
     if kind == "raylet":
-        if not processes(b"pipeline.decoder"):
+        if not processes(b"pipeline.downloading.decoder"):
             return False
         cluster.lose(rng.randrange(2))
         return True
     if kind == "driver":
-        if not processes(b"pipeline.decoder"):  # it has not begun
+        if not processes(b"pipeline.downloading.decoder"):  # it has not begun
             return False
         driver.kill()
         driver.wait()
         return True
-    found = processes(b"ray::_Worker" if kind == "worker" else b"pipeline.decoder")
+    found = processes(b"ray::_Worker" if kind == "worker" else b"pipeline.downloading.decoder")
     if not found:
         return False
     os.kill(rng.choice(found), signal.SIGKILL)

@@ -26,7 +26,7 @@ from infra.errors import ConflictError, ShortfallError
 from infra.summary import Summary
 from pipeline.corpus import read_manifest
 from pipeline.extract import Config, run
-from pipeline.extract_records import ExtractManifest
+from pipeline.extraction.extract_records import ExtractManifest
 from tests.pipeline.derived_wat import derive_wat
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ KILLED = """
 import contextlib, os, signal, sys
 from infra import storage
 from infra.cluster import Workers
-from pipeline import pair_dedup
+from pipeline.extraction import pair_dedup
 from pipeline.extract import Config, run
 left, publish = int(sys.argv[3]), storage.publish
 pair_dedup.FAN_IN = 2
@@ -377,7 +377,7 @@ run(Config(archives=(sys.argv[1],), root=sys.argv[2], rows_per_file=10, workers=
 
 def test_kills_change_no_byte(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while it publishes every fifth file: archives' runs and records, merges, pairs."""
-    monkeypatch.setattr("pipeline.pair_dedup.FAN_IN", 2)
+    monkeypatch.setattr("pipeline.extraction.pair_dedup.FAN_IN", 2)
     extract(tmp_path / "whole", many, rows_per_file=10)
     command = [sys.executable, "-c", KILLED, str(many), str(tmp_path / "killed"), "4"]
     num_kills = 0

@@ -18,7 +18,6 @@ from infra.cluster import Workers
 from infra.errors import CarraraError, ConfigError, DamagedError, InputError, ShortfallError
 from infra.summary import Summary
 from pipeline import download, forget, pack, score, select, verify
-from pipeline.asked import Request, asked_for
 from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
@@ -35,8 +34,9 @@ from pipeline.corpus import (
     write_shard,
 )
 from pipeline.dedup import stage as dedup
-from pipeline.receipts import Receipt, read_receipts
-from pipeline.tombstones import TAKEN_DOWN, Tombstone, add_tombstones, read_tombstones
+from pipeline.takedown.asked import Request, asked_for
+from pipeline.takedown.receipts import Receipt, read_receipts
+from pipeline.takedown.tombstones import TAKEN_DOWN, Tombstone, add_tombstones, read_tombstones
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site

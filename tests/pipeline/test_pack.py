@@ -18,7 +18,7 @@ from PIL import Image
 from infra import storage
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.summary import Summary
-from pipeline import pack, repack, select, spool, verify
+from pipeline import pack, select, verify
 from pipeline.corpus import (
     ColumnsManifest,
     Manifest,
@@ -32,7 +32,14 @@ from pipeline.corpus import (
     write_columns,
 )
 from pipeline.picture_hash import picture_hash
-from pipeline.tombstones import Kind, Tombstone, add_tombstones, read_tombstones, url_digest
+from pipeline.selecting import repack, spool
+from pipeline.takedown.tombstones import (
+    Kind,
+    Tombstone,
+    add_tombstones,
+    read_tombstones,
+    url_digest,
+)
 
 NO_MAN = "caption NOT LIKE '%halo%'"
 

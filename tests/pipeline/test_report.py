@@ -14,7 +14,7 @@ from infra import storage
 from infra.cluster import Workers
 from infra.errors import InputError
 from infra.summary import Summary
-from pipeline import charts, pack, report, score, select
+from pipeline import pack, report, score, select
 from pipeline.corpus import (
     ColumnsManifest,
     read_manifest,
@@ -22,6 +22,7 @@ from pipeline.corpus import (
     read_selection,
     write_columns,
 )
+from pipeline.pages import charts
 
 
 @pytest.fixture

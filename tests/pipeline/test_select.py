@@ -21,7 +21,7 @@ from pipeline.corpus import (
     read_selection,
     write_columns,
 )
-from pipeline.policy import Policy, load_policy, shipped_policies
+from pipeline.selecting.policy import Policy, load_policy, shipped_policies
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from infra.cluster import Workers
 from infra.errors import DamagedError, InputError, ShortfallError
 from pipeline import forget, score, select, verify
 from pipeline.corpus import iter_samples, read_manifest, read_rows, write_shard
-from pipeline.shard_forget import bits_of_file
-from pipeline.tombstones import Kind, Tombstone, add_tombstones, url_digest
+from pipeline.takedown.shard_forget import bits_of_file
+from pipeline.takedown.tombstones import Kind, Tombstone, add_tombstones, url_digest
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from infra.cluster import Workers
 from pipeline import forget, score, select, verify
 from pipeline.corpus import Manifest, read_manifest
-from pipeline.tombstones import read_tombstones
+from pipeline.takedown.tombstones import read_tombstones
 from retrieval import embed, index
 from retrieval.embeddings import embeddings_url, index_url
 from retrieval.search import Retriever

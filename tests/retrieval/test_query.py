@@ -26,7 +26,7 @@ from pipeline.corpus import (
     write_manifest,
     write_shard,
 )
-from pipeline.fetch import FetchSettings
+from pipeline.fetching.fetch import FetchSettings
 from retrieval import embed, index, query
 from retrieval.embeddings import encoder_slug
 

@@ -1,0 +1,241 @@
+"""What one download worker does: a slice of the list -> one published shard and its record.
+
+A thread fetches, decoder processes decode, and pictures wait for the rest of their shard in a
+temporary file, not in memory; the order of arrival is undone when the shard is written, so the same
+answers give the same bytes. Reads a slice, writes the shard in img2dataset's layout and vocabulary.
+"""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import pyarrow as pa
+
+from infra import storage
+from infra.errors import ShortfallError
+from pipeline.corpus import SUCCESS, Sample, write_shard
+from pipeline.downloading.decoder import DecodeJob
+from pipeline.downloading.decoding import DecodedPicture, Decoders
+from pipeline.downloading.quarantine import HASH_MISMATCH, write_quarantine
+from pipeline.downloading.shard_rows import (
+    FAILED_TO_RESIZE,
+    RowOutcome,
+    failed,
+    rows_table,
+    shard_key,
+    statistics,
+)
+from pipeline.downloading.worklist import (
+    DUPLICATE,
+    ShardRecord,
+    Slice,
+    read_slice,
+    record_of,
+    write_record,
+)
+from pipeline.fetching.fetch import Failure, Fetcher, FetchSettings
+from pipeline.fetching.preflight import preflight
+from pipeline.takedown.tombstones import Tombstones, read_tombstones
+
+NUM_TRIED = 1000
+"""Rows that a worker tries before it says that too few of them give a picture."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all the slices of a list have in common."""
+
+    root: str
+    shards_root: str
+    """Where shards are written: `root`, or where they are staged."""
+    rows_a_slice: int
+    thread_count: int
+    num_decoders: int
+    max_waiting_bytes: int
+    compute_hash: str
+    verify_hash: str | None
+    """Which hash the list's `expected_hash` is."""
+    min_success_rate: float
+    fetch: FetchSettings
+    decode: DecodeJob
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A worker's word that going on is of no use, in place of a record."""
+
+    reasons: Mapping[str, int]
+    """Rows tried, by what became of them."""
+    message: str | None = None
+    """Why none was tried."""
+
+
+class StopError(Exception):
+    """Ends a slice from within."""
+
+    def __init__(self, stopped: Stopped) -> None:
+        super().__init__(str(stopped))
+        self.stopped = stopped
+
+
+class ShardDownloader:
+    """Made once a worker process: connections and decoders outlive a slice."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._reasons: Counter[str] = Counter()
+        self._is_network_there = False
+        self._fetcher = Fetcher(job.fetch, num_connections=job.thread_count)
+        self._decoders = Decoders(job.decode, job.num_decoders, job.max_waiting_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._decoders.close()
+        self._fetcher.close()
+
+    def __call__(self, part: Slice) -> ShardRecord | Stopped:
+        start_time = time.time()
+        job = self._job
+        table = read_slice(job.root, part)
+        with tempfile.TemporaryFile(prefix="carrara-") as spool:
+            try:
+                outcomes = self._outcomes(table, set(part.duplicates), spool)
+            except StopError as error:
+                return error.stopped
+            keys = [
+                shard_key(place, part.index, job.rows_a_slice, part.num_digits)
+                for place in range(len(outcomes))
+            ]
+            rows = rows_table(table, keys, outcomes, job.compute_hash)
+            extension = job.decode.pixels.encode_format
+            quarantine = storage.join(job.shards_root, "quarantine")
+            write_quarantine(quarantine, part.name, table, rows, outcomes, spool, extension)
+            shard = write_shard(
+                job.shards_root,
+                part.name,
+                samples(rows, outcomes, spool, extension),
+                rows,
+                statistics(outcomes, start_time),
+            )
+        record = record_of(shard, (outcome.reason for outcome in outcomes))
+        write_record(job.root, record)
+        return record
+
+    def fetch(
+        self, urls: Sequence[tuple[int, str]], expected: Mapping[int, str], spool: BinaryIO
+    ) -> dict[int, RowOutcome]:
+        """What becomes of the rows, their pictures appended to the spool; raises StopError."""
+        self._check_network(url for _, url in urls)
+        tombstones = read_tombstones(self._job.root)
+        outcomes = {}
+        with (
+            closing(self._fetcher.fetch_all(urls)) as answers,
+            closing(self._decoders.decode_all(answers)) as decoded,
+        ):
+            for place, answer in decoded:
+                outcome = (
+                    failed(answer.reason)
+                    if isinstance(answer, Failure)
+                    else self._judge(answer, expected.get(place), tombstones, spool)
+                )
+                outcomes[place] = outcome
+                self._count(outcome)
+        return outcomes
+
+    def _outcomes(self, table: pa.Table, duplicates: set[int], spool: BinaryIO) -> list[RowOutcome]:
+        tombstones = read_tombstones(self._job.root)
+        uids, urls = table["uid"].to_pylist(), table["url"].to_pylist()
+        reasons = [
+            fault
+            or (DUPLICATE if place in duplicates else None)
+            or tombstones.reason(uid=uids[place], url=urls[place])
+            for place, fault in enumerate(table["fault"].to_pylist())
+        ]
+        outcomes = {place: failed(reason) for place, reason in enumerate(reasons) if reason}
+        wanted = [(place, urls[place]) for place, reason in enumerate(reasons) if not reason]
+        outcomes |= self.fetch(wanted, expected_hashes(table), spool)
+        return [outcomes[place] for place in range(table.num_rows)]
+
+    def _judge(
+        self,
+        picture: DecodedPicture,
+        expected: str | None,
+        tombstones: Tombstones,
+        spool: BinaryIO,
+    ) -> RowOutcome:
+        facts = picture.facts
+        taken_down = tombstones.reason(sha256=facts.sha256)
+        if facts.picture_hash is not None:
+            taken_down = taken_down or tombstones.of_picture(bytes.fromhex(facts.picture_hash))
+        if taken_down:
+            return failed(taken_down, sha256=facts.sha256)
+        outcome = self._keep(picture, spool)
+        if expected is not None and self._job.verify_hash is not None:
+            found = facts.hashes[self._job.verify_hash]
+            if found != expected.strip().lower():
+                return replace(failed(HASH_MISMATCH, sha256=facts.sha256), quarantined=outcome)
+        return outcome
+
+    def _keep(self, picture: DecodedPicture, spool: BinaryIO) -> RowOutcome:
+        facts = picture.facts
+        if facts.reason is not None:
+            return failed(facts.reason, FAILED_TO_RESIZE, facts.sha256)
+        offset = spool.seek(0, 2)
+        spool.write(picture.data)
+        return RowOutcome(
+            SUCCESS,
+            width=facts.width,
+            height=facts.height,
+            original_width=facts.original_width,
+            original_height=facts.original_height,
+            exif=facts.exif,
+            sha256=facts.sha256,
+            other_hash=facts.hashes.get(self._job.compute_hash),
+            picture_hash=facts.picture_hash,
+            spooled=(offset, len(picture.data)),
+        )
+
+    def _check_network(self, urls: Iterable[str]) -> None:
+        if not self._is_network_there and self._job.min_success_rate > 0:
+            try:
+                preflight(urls, self._job.fetch)
+            except ShortfallError as error:
+                raise StopError(Stopped({}, str(error))) from error
+            self._is_network_there = True
+
+    def _count(self, outcome: RowOutcome) -> None:
+        self._reasons[outcome.reason] += 1
+        num = self._reasons.total()
+        if num % NUM_TRIED == 0 and self._reasons[SUCCESS] < self._job.min_success_rate * num:
+            raise StopError(Stopped(dict(self._reasons)))
+
+
+def expected_hashes(table: pa.Table) -> dict[int, str]:
+    """By the row's place, where the list has one."""
+    if "expected_hash" not in table.column_names:
+        return {}
+    hashes = table["expected_hash"].to_pylist()
+    return {place: value for place, value in enumerate(hashes) if value is not None}
+
+
+def samples(
+    rows: pa.Table, outcomes: Sequence[RowOutcome], spool: BinaryIO, extension: str
+) -> Iterator[Sample]:
+    """Those that were kept, in the rows' order."""
+    places = [place for place, outcome in enumerate(outcomes) if outcome.spooled]
+    for row, place in zip(rows.take(pa.array(places, pa.int64())).to_pylist(), places, strict=True):
+        offset, length = outcomes[place].spooled or (0, 0)
+        spool.seek(offset)
+        yield Sample(row["key"], row["uid"], row["caption"], spool.read(length), extension, row)

@@ -1,0 +1,30 @@
+"""An offline page from a template in `templates/`: no script, no request, everything within it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.pages import charts
+
+
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """HTML; a name that the template uses and `page` lacks is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": charts.number, "size": readable_size}
+    return environment.get_template(template).render(page)
+
+
+def readable_size(num_bytes: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"

@@ -1,0 +1,212 @@
+"""Decoders that crash, hang, run out of memory or are killed: the picture alone is lost, if any."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.downloading.decoder import Decoded, DecodeJob
+from pipeline.downloading.decoding import Decoders
+from pipeline.fetching.fetch_settings import Failure, Fetched
+from pipeline.pixels.resizer import PixelSettings
+from tests.pipeline.conftest import jpeg
+
+JOB = DecodeJob(pixels=PixelSettings(image_size=16), max_memory_mb=256, max_seconds=1)
+
+HOSTILE = '''
+import os, signal, time
+from pipeline.downloading.decoder import PictureDecoder, serve
+
+class Hostile(PictureDecoder):
+    """Does to itself what its input says."""
+    def __call__(self, data):
+        match data:
+            case b"segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case b"abort":
+                os.abort()
+            case b"bug":
+                raise RuntimeError("not foreseen")
+            case b"loop":
+                while True:
+                    pass
+            case b"sleep":
+                time.sleep(1000)
+            case b"memory":
+                bytearray(1 << 30)
+        return super().__call__(data)
+
+serve(Hostile)
+'''
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Iterator[Decoders]:
+    program = tmp_path / "hostile.py"
+    program.write_text(HOSTILE)
+    decoders = Decoders(JOB, 1, 1 << 20, (sys.executable, str(program)))
+    yield decoders
+    decoders.close()
+
+
+@pytest.fixture
+def decoders() -> Iterator[Decoders]:
+    made = Decoders(JOB, 2, 1 << 20)
+    yield made
+    made.close()
+
+
+def fetched(*data: bytes) -> Iterator[tuple[int, Fetched | Failure]]:
+    return ((place, Fetched(picture)) for place, picture in enumerate(data))
+
+
+def reasons(decoders: Decoders, *data: bytes) -> list[str | None]:
+    found = {}
+    for place, picture in decoders.decode_all(fetched(*data)):
+        assert not isinstance(picture, Failure)
+        found[place] = picture.facts.reason
+    return [found[place] for place in range(len(data))]
+
+
+def test_a_picture_that_brings_a_decoder_down_costs_itself_alone(hostile: Decoders) -> None:
+    hostilities = {
+        b"segfault": "decoder crashed",
+        b"abort": "decoder crashed",
+        b"bug": "decoder crashed",
+        b"loop": "too slow to decode",
+        b"sleep": "too slow to decode",
+        b"memory": "too much memory",
+        b"no picture": "not an image",
+    }
+    batch = [data for place, bad in enumerate(hostilities) for data in (jpeg(place), bad)]
+    found = reasons(hostile, *batch)
+    assert found[1::2] == list(hostilities.values())
+    assert found[::2] == [None] * len(hostilities)
+
+
+def test_failures_are_handed_through_and_nothing_is_lost(decoders: Decoders) -> None:
+    answers: list[tuple[int, Fetched | Failure]] = [
+        (place, Failure("http 404") if place % 3 else Fetched(jpeg(place))) for place in range(60)
+    ]
+    found = dict(decoders.decode_all(iter(answers)))
+    assert sorted(found) == list(range(60))
+    assert sum(isinstance(answer, Failure) for answer in found.values()) == 40
+
+
+def test_the_end_of_a_batch_is_heard_at_once() -> None:
+    """A bell that is missed costs the time after which a decoder is held to hang."""
+    slow = Decoders(JOB.model_copy(update={"max_seconds": 600}), 1, 1 << 20)
+    start = time.monotonic()
+    for _ in range(200):
+        list(slow.decode_all(iter([(0, Failure("http 404"))])))
+    slow.close()
+    assert time.monotonic() - start < 600
+
+
+def test_a_picture_larger_than_what_may_wait_is_decoded_alone(decoders: Decoders) -> None:
+    large = jpeg(3, 2000, 1500)
+    assert len(large) > 1 << 20
+    assert reasons(decoders, jpeg(1), large, jpeg(2), large) == [None] * 4
+
+
+def test_what_goes_wrong_while_fetching_is_raised_and_the_decoders_go_on(
+    decoders: Decoders,
+) -> None:
+    def broken() -> Iterator[tuple[int, Fetched | Failure]]:
+        yield 0, Fetched(jpeg(1))
+        raise RuntimeError("the network fell over")
+
+    with pytest.raises(RuntimeError, match="fell over"):
+        list(decoders.decode_all(broken()))
+    assert reasons(decoders, jpeg(1), jpeg(2)) == [None, None]
+
+
+def test_a_batch_that_is_given_up_leaves_nothing_behind(decoders: Decoders) -> None:
+    batch = decoders.decode_all(fetched(*[jpeg(number) for number in range(40)]))
+    next(batch)
+    batch.close()
+    sha256s = {jpeg(50), jpeg(51)}
+    found = [picture for _, picture in decoders.decode_all(fetched(*sha256s))]
+    assert len(found) == 2
+    assert all(isinstance(p.facts, Decoded) for p in found if not isinstance(p, Failure))
+
+
+def test_killed_decoders_cost_nothing(decoders: Decoders) -> None:
+    def answers() -> Iterator[tuple[int, Fetched | Failure]]:
+        for place in range(30):
+            if place % 10 == 5:
+                for child in children(os.getpid()):
+                    os.kill(child, signal.SIGKILL)
+            yield place, Fetched(jpeg(place))
+
+    found = dict(decoders.decode_all(answers()))
+    assert sorted(found) == list(range(30))
+    assert all(not isinstance(p, Failure) and p.facts.reason is None for p in found.values())
+
+
+def test_fetching_pauses_while_too_many_bytes_wait() -> None:
+    decoders = Decoders(JOB, 1, 4 * len(jpeg(0)))
+    pulled = 0
+
+    def answers() -> Iterator[tuple[int, Fetched | Failure]]:
+        nonlocal pulled
+        for place in range(50):
+            pulled = place
+            yield place, Fetched(jpeg(0))
+
+    ahead = []
+    for num_done, _ in enumerate(decoders.decode_all(answers())):
+        time.sleep(0.005)
+        ahead.append(pulled - num_done)
+    decoders.close()
+    assert len(ahead) == 50
+    assert max(ahead) <= 7
+
+
+def test_decoders_die_with_their_parent_even_while_they_decode(tmp_path: Path) -> None:
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        "import sys\n"
+        "from pipeline.downloading.decoder import DecodeJob\n"
+        "from pipeline.downloading.decoding import Decoders\n"
+        "from pipeline.fetching.fetch_settings import Fetched\n"
+        "from pipeline.pixels.resizer import PixelSettings\n"
+        "job = DecodeJob(pixels=PixelSettings(), max_seconds=600)\n"
+        f"program = (sys.executable, {str(tmp_path / 'hostile.py')!r})\n"
+        "decoders = Decoders(job, 2, 1 << 20, program)\n"
+        "print('ready', flush=True)\n"
+        "list(decoders.decode_all(enumerate([Fetched(b'loop')])))\n"
+    )
+    repository = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [sys.executable, str(parent)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        pids = children(process.pid)
+        assert len(pids) == 2
+        process.kill()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def children(parent: int) -> list[int]:
+    return [
+        int(pid)
+        for task in Path(f"/proc/{parent}/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    ]
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)

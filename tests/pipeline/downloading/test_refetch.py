@@ -1,0 +1,175 @@
+"""What failed for a reason that may pass is fetched again; all else keeps its bytes."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra import storage
+from infra.cluster import Workers
+from infra.errors import ConflictError
+from pipeline.corpus import iter_samples, read_manifest, read_rows
+from pipeline.download import Config, run
+from pipeline.downloading import worklist
+from pipeline.downloading.refetch import may_pass
+from pipeline.score import Config as ScoreConfig
+from pipeline.score import run as score
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import Site
+
+HERE = Workers(local=True)
+
+
+def config(folder: Path, urls: Sequence[str], **settings: Any) -> Config:
+    path = folder / "list.parquet"
+    captions = [f"picture {i}" for i in range(len(urls))]
+    pq.write_table(pa.table({"url": urls, "caption": captions}), path)
+    defaults: dict[str, Any] = {
+        "allow_hosts": ("127.0.0.1",),
+        "opt_outs": ("x-robots-tag",),
+        "image_size": 32,
+        "number_sample_per_shard": 4,
+        "retries": 0,
+        "workers": HERE,
+    }
+    return Config(url_list=str(path), root=str(folder / "corpus"), **defaults | settings)
+
+
+def again(settings: Config) -> Config:
+    return settings.model_copy(update={"incremental_mode": "retry"})
+
+
+def shard_bytes(root: Path) -> dict[str, tuple[str, int]]:
+    """sha256 and inode: a file that was written again has another inode."""
+    return {
+        path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_ino)
+        for path in sorted((root / "shards").iterdir())
+    }
+
+
+@pytest.fixture
+def troubled(site: "Site", tmp_path: Path) -> Config:
+    """A corpus of three shards; in the middle one two pictures are busy and one is gone."""
+    urls = [site.picture(i) for i in range(12)]
+    urls[5], urls[6], urls[7] = f"{site.url}/busy?a", f"{site.url}/none.jpg", f"{site.url}/busy?b"
+    settings = config(tmp_path, urls)
+    site.hits["/busy"] = -10  # busy eleven times from now on
+    assert run(settings).counts == {"success": 9, "http 429": 2, "http 404": 1}
+    return settings
+
+
+def test_what_was_busy_comes_in_and_good_shards_keep_their_bytes(
+    site: "Site", troubled: Config
+) -> None:
+    root = Path(troubled.root)
+    before, manifest = shard_bytes(root), read_manifest(troubled.root)
+    site.hits.clear()
+    site.hits["/busy"] = 10
+    summary = run(again(troubled))
+    assert summary.counts == {"success": 11, "http 404": 1}
+    assert site.hits.keys() <= {"/busy", "/robots.txt"}
+    assert site.hits["/busy"] == 12
+    after, better = shard_bytes(root), read_manifest(troubled.root)
+    for name in before:
+        assert (after[name] == before[name]) == (not name.startswith("00001")), name
+    assert better.digest != manifest.digest
+    assert [shard.num_samples for shard in better.shards] == [4, 3, 4]
+    old = {
+        s.uid: s.image for shard in manifest.shards[::2] for s in iter_samples(troubled.root, shard)
+    }
+    new = [s for shard in better.shards for s in iter_samples(troubled.root, shard)]
+    assert old.items() <= {sample.uid: sample.image for sample in new}.items()
+    assert [sample.key for sample in new] == sorted(sample.key for sample in new)
+    rows = read_rows(troubled.root, better.shards[1]).to_pylist()
+    assert [row["error_message"] for row in rows] == [None, None, "http 404", None]
+    assert not (root / "download").exists()
+    assert run(troubled).counts == summary.counts
+
+
+def test_the_same_answers_at_once_would_have_given_the_same_bytes(
+    site: "Site", troubled: Config, tmp_path: Path
+) -> None:
+    site.hits["/busy"] = 10
+    later = run(again(troubled))
+    at_once = run(troubled.model_copy(update={"root": str(tmp_path / "at once")}))
+    assert later.details["corpus_digest"] == at_once.details["corpus_digest"]
+
+
+def test_where_nothing_fares_better_nothing_is_written(site: "Site", troubled: Config) -> None:
+    before, manifest = shard_bytes(Path(troubled.root)), read_manifest(troubled.root)
+    site.hits["/busy"] = -100
+    assert run(again(troubled)).counts == manifest.counts
+    assert shard_bytes(Path(troubled.root)) == before
+    assert read_manifest(troubled.root) == manifest
+
+
+def test_rows_of_hosts_that_are_still_gone_stop_no_retry(site: "Site", tmp_path: Path) -> None:
+    settings = config(tmp_path, [site.picture(0), "http://host.invalid/1.jpg"])
+    assert run(settings).counts == {"success": 1, "dns": 1}
+    assert run(again(settings)).counts == {"success": 1, "dns": 1}
+
+
+def test_a_retry_killed_while_shards_take_their_places_goes_on(
+    site: "Site", troubled: Config, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    storage_copy(Path(troubled.root), copy)
+    site.hits["/busy"] = 10
+    whole = run(again(troubled))
+    better = read_manifest(troubled.root)
+    # What a kill leaves between the first file's move and the manifest.
+    for name in ("00001.tar", "00001.parquet", "00001_stats.json"):
+        staged = copy / "download" / "staged" / "shards" / name
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes((Path(troubled.root) / "shards" / name).read_bytes())
+    worklist.stage_manifest(str(copy), better)
+    (copy / "manifest.json").unlink()
+    (copy / "download" / "staged" / "shards" / "00001.tar").replace(copy / "shards" / "00001.tar")
+    resumed = run(troubled.model_copy(update={"root": str(copy)}))
+    assert resumed.details["corpus_digest"] == whole.details["corpus_digest"]
+    assert not (copy / "download").exists()
+
+
+def test_scores_of_the_corpus_as_it_was_are_refused_in_one_line(
+    site: "Site", troubled: Config
+) -> None:
+    score_config = ScoreConfig(root=troubled.root, signals=("caption",), workers=HERE)
+    score(score_config)
+    site.hits["/busy"] = 10
+    run(again(troubled))
+    with pytest.raises(ConflictError, match="--overwrite") as caught:
+        score(score_config)
+    assert "\n" not in str(caught.value)
+    score(score_config.model_copy(update={"overwrite": True}))
+
+
+@pytest.mark.parametrize(
+    ("reason", "passes"),
+    [
+        ("timeout", True),
+        ("dns", True),
+        ("http 429", True),
+        ("http 503", True),
+        ("connection refused", True),
+        ("http 404", False),
+        ("http 410", False),
+        ("duplicate", False),
+        ("hash mismatch", False),
+        ("not an image", False),
+        ("taken down", False),
+        (None, False),
+    ],
+)
+def test_only_what_may_pass_is_fetched_again(reason: str | None, passes: bool) -> None:
+    assert may_pass(reason) == passes
+
+
+def storage_copy(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file():
+            storage.publish_bytes(str(target / path.relative_to(source)), path.read_bytes())
