@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
+from cyclopts import Parameter
 from pydantic import Field, field_validator
 
 from infra import storage
@@ -43,6 +44,9 @@ from pipeline.downloading.pairs import ListFormat, PairList, open_pairs
 from pipeline.downloading.worklist import Plan, ShardRecord
 from pipeline.fetching.fetch_settings import FetchSettings
 from pipeline.pixels.pixel_settings import PixelSettings
+
+MANY = Parameter(consume_multiple=True)
+"""On the command line: --blocklist hashes.txt my_module:MyList."""
 
 DERIVED = ("columns", "embeddings", "index", "selections")
 """What goes with a corpus that is overwritten. Tombstones stay: a takedown is for good."""
@@ -75,6 +79,8 @@ class Config(PixelSettings, FetchSettings, DecodingSettings, StageConfig):
     """The list's column of hashes and their kind: bytes with another hash go to ROOT/quarantine."""
     verify_picture_hash: str | None = None
     """The list's column of PDQ hashes: tells how far a picture in quarantine is from its own."""
+    blocklist: Annotated[tuple[str, ...], MANY] = ()
+    """Lists of hashes that no picture may have: files of them, or module:Class of your own."""
     min_success_rate: Annotated[float, EXECUTION_ONLY, Field(ge=0, le=1)] = 0.05
     """Stop where, after 1000 rows of a worker, a smaller share has given pictures, and at the start
     where not one host can be reached; 0: go on whatever happens."""
@@ -126,6 +132,7 @@ _RESERVED = (
 
 def run(config: Config) -> Summary:
     with Stopwatch() as watch:
+        _check_blocklists(config)
         worklist.install(config.root, DERIVED)  # what a killed command had already completed
         pairs = open_pairs(config.url_list, config.columns, config.input_format)
         input_digest = pairs.digest()
@@ -152,6 +159,14 @@ def run(config: Config) -> Summary:
             "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
         },
     )
+
+
+def _check_blocklists(config: Config) -> None:
+    """Here, where a mistake is one line, and not in each worker."""
+    from pipeline.takedown.blocklists import load_blocklist
+
+    for blocklist in config.blocklist:
+        load_blocklist(blocklist)
 
 
 def _finished(config: Config, input_digest: str) -> Manifest | None:

@@ -85,8 +85,11 @@ def _job(config: "Config", plan: Plan) -> "Job":
 
     verify_hash = config.verify_hash[1] if config.verify_hash else None
     hash_names = {config.compute_hash, *([verify_hash] if verify_hash else [])}
+    hash_names |= {"md5"} if config.blocklist else set()
     needs_picture_hash = (
-        config.verify_picture_hash is not None or read_tombstones(config.root).has_pictures
+        config.verify_picture_hash is not None
+        or bool(config.blocklist)
+        or read_tombstones(config.root).has_pictures
     )
     return Job(
         root=config.root,
@@ -97,6 +100,7 @@ def _job(config: "Config", plan: Plan) -> "Job":
         max_waiting_bytes=config.max_waiting_mb << 20,
         compute_hash=config.compute_hash,
         verify_hash=verify_hash,
+        blocklists=config.blocklist,
         # What is fetched again has all failed before.
         min_success_rate=0.0 if plan.kind == "retry" else config.min_success_rate,
         fetch=_part_of(config, FetchSettings),

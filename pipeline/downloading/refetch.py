@@ -8,7 +8,6 @@ they are.
 """
 
 import heapq
-import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -31,17 +30,8 @@ from pipeline.downloading.shard_download import (
 )
 from pipeline.downloading.shard_rows import FETCH_SCHEMA, RowOutcome, statistics
 from pipeline.downloading.worklist import ShardRecord, Slice, read_slice, record_of, write_record
+from pipeline.fetching.fetch_settings import may_pass
 from pipeline.takedown.tombstones import redact_refused
-
-_MAY_PASS = re.compile(
-    r"dns|timeout|host unreachable|connection refused|connection broken|http (408|425|429|5\d\d)"
-)
-"""What `fetch` calls retryable, by its reasons: the corpus keeps no more of a failure."""
-
-
-def may_pass(reason: str | None) -> bool:
-    """Whether a row that failed so may fare better another day; 404 and 410 may not."""
-    return reason is not None and _MAY_PASS.fullmatch(reason) is not None
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,9 @@ class ShardRefetcher:
         table = read_slice(self._job.root, item.part)
         expected = expected_hashes(table)
         urls = rows["url"].to_pylist()
-        wanted = [(place, urls[place]) for place, why in enumerate(reasons) if may_pass(why)]
+        wanted = [
+            (place, urls[place]) for place, why in enumerate(reasons) if why and may_pass(why)
+        ]
         with tempfile.TemporaryFile(prefix="carrara-") as spool:
             try:
                 found = self._downloader.fetch(wanted, expected, spool) if wanted else {}

@@ -40,7 +40,10 @@ from pipeline.downloading.worklist import (
 )
 from pipeline.fetching.fetch import Failure, Fetcher, FetchSettings
 from pipeline.fetching.preflight import preflight
+from pipeline.takedown.blocklists import load_blocklist
 from pipeline.takedown.tombstones import Tombstones, read_tombstones
+
+ON_A_BLOCKLIST = "on a blocklist"
 
 NUM_TRIED = 1000
 """Rows that a worker tries before it says that too few of them give a picture."""
@@ -60,6 +63,8 @@ class Job:
     compute_hash: str
     verify_hash: str | None
     """Which hash the list's `expected_hash` is."""
+    blocklists: tuple[str, ...]
+    """By reference: files of hashes, or module:Class."""
     min_success_rate: float
     fetch: FetchSettings
     decode: DecodeJob
@@ -91,6 +96,7 @@ class ShardDownloader:
         self._reasons: Counter[str] = Counter()
         self._is_network_there = False
         self._fetcher = Fetcher(job.fetch, num_connections=job.thread_count)
+        self._blocklists = [load_blocklist(reference) for reference in job.blocklists]
         self._decoders = Decoders(job.decode, job.num_decoders, job.max_waiting_bytes)
 
     def __enter__(self) -> Self:
@@ -177,10 +183,15 @@ class ShardDownloader:
     ) -> RowOutcome:
         facts = picture.facts
         taken_down = tombstones.reason(sha256=facts.sha256)
-        if facts.picture_hash is not None:
-            taken_down = taken_down or tombstones.of_picture(bytes.fromhex(facts.picture_hash))
+        bits = bytes.fromhex(facts.picture_hash) if facts.picture_hash else None
+        if bits is not None:
+            taken_down = taken_down or tombstones.of_picture(bits)
         if taken_down:
             return failed(taken_down, sha256=facts.sha256)
+        if any(
+            one.matches(facts.sha256, facts.hashes.get("md5"), bits) for one in self._blocklists
+        ):
+            return failed(ON_A_BLOCKLIST, sha256=facts.sha256)
         outcome = self._keep(picture, spool)
         if expected is not None and self._job.verify_hash is not None:
             found = facts.hashes[self._job.verify_hash]

@@ -459,6 +459,31 @@ def test_an_overwrite_killed_half_way_leaves_the_old_corpus_and_goes_on(
 # What is not let in
 
 
+def test_pictures_on_a_blocklist_are_refused_by_any_of_their_hashes(
+    site: "Site", tmp_path: Path
+) -> None:
+    alike = picture_hash(np.asarray(Image.open(io.BytesIO(site.jpeg(2))).convert("RGB"))).hex
+    made_up = tmp_path / "hashes.txt"
+    made_up.write_text(
+        f"md5:{hashlib.md5(site.jpeg(0)).hexdigest()}\n"
+        f"sha256:{hashlib.sha256(site.jpeg(1)).hexdigest()}\n"
+        f"pdq:{alike}\n"
+    )
+    urls = [site.picture(i) for i in range(5)]
+    pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "list.parquet")
+    settings = Config(
+        url_list=str(tmp_path / "list.parquet"),
+        root=str(tmp_path / "corpus"),
+        resize_mode="no",
+        blocklist=(str(made_up),),
+        allow_hosts=("127.0.0.1",),
+        workers=HERE,
+    )
+    assert run(settings).counts == {"on a blocklist": 3, "success": 2}
+    (shard,) = read_manifest(settings.root).shards
+    assert [sample.caption for sample in iter_samples(settings.root, shard)] == urls[3:]
+
+
 def test_bytes_with_another_hash_go_to_quarantine_with_their_distance(
     site: "Site", tmp_path: Path
 ) -> None:

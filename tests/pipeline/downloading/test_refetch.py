@@ -15,7 +15,6 @@ from infra.errors import ConflictError
 from pipeline.corpus import iter_samples, read_manifest, read_rows
 from pipeline.download import Config, run
 from pipeline.downloading import worklist
-from pipeline.downloading.refetch import may_pass
 from pipeline.score import Config as ScoreConfig
 from pipeline.score import run as score
 
@@ -146,27 +145,6 @@ def test_scores_of_the_corpus_as_it_was_are_refused_in_one_line(
         score(score_config)
     assert "\n" not in str(caught.value)
     score(score_config.model_copy(update={"overwrite": True}))
-
-
-@pytest.mark.parametrize(
-    ("reason", "passes"),
-    [
-        ("timeout", True),
-        ("dns", True),
-        ("http 429", True),
-        ("http 503", True),
-        ("connection refused", True),
-        ("http 404", False),
-        ("http 410", False),
-        ("duplicate", False),
-        ("hash mismatch", False),
-        ("not an image", False),
-        ("taken down", False),
-        (None, False),
-    ],
-)
-def test_only_what_may_pass_is_fetched_again(reason: str | None, passes: bool) -> None:
-    assert may_pass(reason) == passes
 
 
 def storage_copy(source: Path, target: Path) -> None:
