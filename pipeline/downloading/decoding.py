@@ -188,7 +188,8 @@ class _Feed:
     def done(self, num_bytes: int) -> None:
         with self._room:
             self._held -= num_bytes
-            self._room.notify()
+            if self._held <= self._limit // 2:
+                self._room.notify()
 
     def close(self) -> None:
         with self._room:
@@ -213,15 +214,14 @@ class _Feed:
         self._ringer.send(b"!")
 
     def _wait_for_room(self, num_bytes: int) -> bool:
-        """False where nobody wants it any more. One picture alone may be larger than the limit."""
+        """False where nobody wants it any more. One picture alone may be larger than the limit.
+
+        Who has to wait waits until half is done: to be woken for each picture costs more than to
+        fetch it.
+        """
         with self._room:
-            self._room.wait_for(
-                lambda: (
-                    self._is_abandoned
-                    or not (self._held and num_bytes)
-                    or self._held + num_bytes <= self._limit
-                )
-            )
+            if self._held and num_bytes and self._held + num_bytes > self._limit:
+                self._room.wait_for(lambda: self._is_abandoned or self._held <= self._limit // 2)
             self._held += num_bytes
             return not self._is_abandoned
 
