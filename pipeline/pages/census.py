@@ -160,8 +160,10 @@ def _failures(connection: "DuckDBPyConnection") -> Iterator[Failure]:
 
 def _hosts(connection: "DuckDBPyConnection") -> list[Host]:
     rows = connection.execute(
-        "SELECT host, count(*) AS num, count(*) FILTER (status = ?), count(*) FILTER (keep), "
-        "count(keep) FROM counted WHERE host <> '' GROUP BY ALL ORDER BY num DESC, host LIMIT ?",
+        # A duplicate row has the uid of the sample that it repeats, but is none itself.
+        "SELECT host, count(*) AS num, count(*) FILTER (status = $1), "
+        "count(*) FILTER (keep AND status = $1), count(keep) "
+        "FROM counted WHERE host <> '' GROUP BY ALL ORDER BY num DESC, host LIMIT $2",
         [SUCCESS, NUM_HOSTS],
     ).fetchall()
     has_selection = any(num_judged for *_, num_judged in rows)

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from infra.summary import Summary
 from pipeline import pack, report, score, select
 from pipeline.corpus import (
     ColumnsManifest,
+    Manifest,
+    iter_samples,
     read_manifest,
     read_rows,
     read_selection,
     write_columns,
+    write_manifest,
+    write_shard,
 )
 from pipeline.pages import charts
 
@@ -181,7 +186,24 @@ def test_thumbnails_are_small_whatever_the_pictures(curated: str) -> None:
 def test_failures_are_told_by_class_and_host(curated: str) -> None:
     text = run(curated).text
     assert "HTTP 404 2 7.7% example.org 2" in text
-    assert re.search(r"example\.org 26 24 \d+", text)
+    kept = read_selection(curated, "long")["keep"].to_pylist().count(True)
+    assert f"example.org 26 24 {kept}" in text
+
+
+def test_rows_that_repeat_a_sample_are_not_kept_twice(
+    tmp_path: Path, make_corpus: Callable[..., Manifest]
+) -> None:
+    root = str(tmp_path / "corpus")
+    manifest = make_corpus(root, num_shards=1)
+    (shard,) = manifest.shards
+    rows = read_rows(root, shard).to_pylist()
+    rows[-1] |= {"uid": rows[0]["uid"], "error_message": "duplicate"}
+    samples = list(iter_samples(root, shard))
+    table = pa.Table.from_pylist(rows, read_rows(root, shard).schema)
+    repeated = write_shard(root, shard.name, samples, table, {})
+    write_manifest(root, manifest.model_copy(update={"shards": [repeated]}))
+    select.run(select.Config(root=root, name="all", where="true"))
+    assert "example.org 13 12 12" in run(root).text
 
 
 def test_the_price_of_what_was_kept_follows_from_the_records(curated: str) -> None:
