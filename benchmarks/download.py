@@ -15,6 +15,7 @@ Needs nginx, and a package registry for the first run: img2dataset gets its own 
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -219,10 +220,8 @@ def _rate_of(work: Callable[[], int]) -> float:
 
 
 def _timed(work: Callable[[], int], barrier: Barrier, counts: "SimpleQueue[int]") -> None:
-    import cv2  # noqa: F401
-    import pycurl  # noqa: F401
-    import simplejpeg  # noqa: F401
-
+    for name in ("cv2", "pycurl", "simplejpeg"):  # not to be timed
+        importlib.import_module(name)
     barrier.wait()
     counts.put(work())
 

@@ -4,8 +4,6 @@ Closing after each answer is what a crawler meets when every picture lies on ano
 connection and, over HTTPS, a new TLS handshake a picture.
 """
 
-import datetime
-import ipaddress
 import socket
 import subprocess
 import time
@@ -15,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import certifi
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+
+from benchmarks.certificate import self_signed
 
 CONFIGURATION = """
 worker_processes 1;
@@ -83,35 +80,10 @@ def serve(pictures: Path, work: Path) -> Iterator[Server]:
 
 
 def _write_certificate(work: Path) -> None:
-    """Self-signed, with an RSA key of 2,048 bits, as most of the web's are."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (work / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    (work / "certificate.pem").write_bytes(pem)
-    (work / "trusted.pem").write_bytes(Path(certifi.where()).read_bytes() + pem)
+    key, certificate = self_signed()
+    (work / "key.pem").write_bytes(key)
+    (work / "certificate.pem").write_bytes(certificate)
+    (work / "trusted.pem").write_bytes(Path(certifi.where()).read_bytes() + certificate)
 
 
 def _free_port() -> int:

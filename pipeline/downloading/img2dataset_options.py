@@ -71,7 +71,7 @@ def config_of(argv: Sequence[str]) -> Config:
 
 
 def _parse(argv: Sequence[str]) -> dict[str, Any]:
-    import fire  # type: ignore[import-untyped]
+    import fire
 
     parsed: dict[str, Any] = {}
 

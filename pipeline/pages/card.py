@@ -7,13 +7,12 @@ The metadata block on top is the Hugging Face hub's; what follows is computed fr
 columns and records, and says nothing that they don't.
 """
 
-from pathlib import Path
 from typing import Any
 
 from infra import storage
 from infra.errors import ConflictError
-from pipeline.pages import charts
 from pipeline.pages.census import Census
+from pipeline.pages.page import environment
 
 MARK = "<!-- written by `carrara report`; edit a copy, the next report replaces this file -->"
 
@@ -34,7 +33,6 @@ def check_own(url: str) -> None:
 
 def card_text(page: dict[str, Any]) -> str:
     """The card of what `report` found; `page` is what it draws its page from."""
-    import jinja2
     from huggingface_hub import DatasetCardData
 
     census: Census = page["census"]
@@ -58,15 +56,10 @@ def card_text(page: dict[str, Any]) -> str:
             }
         ],
     )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=False,  # Markdown; texts of others go through the filter `plain`
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": charts.number, "plain": _plain}
-    template = environment.get_template("card.md")
+    # Markdown, not HTML: texts of others go through the filter `plain`.
+    markdown = environment(autoescape=False)
+    markdown.filters["plain"] = _plain
+    template = markdown.get_template("card.md")
     return template.render(page | {"metadata": metadata.to_yaml(), "mark": MARK})
 
 

@@ -2,24 +2,32 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.pages import charts
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def render(template: str, page: Mapping[str, Any]) -> str:
     """HTML; a name that the template uses and `page` lacks is an error."""
+    return environment(autoescape=True).get_template(template).render(page)
+
+
+def environment(*, autoescape: bool) -> "jinja2.Environment":
+    """Of the templates, with the filters that they share."""
     import jinja2
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": charts.number, "size": readable_size}
-    return environment.get_template(template).render(page)
+    made.filters |= {"number": charts.number, "size": readable_size}
+    return made
 
 
 def readable_size(num_bytes: float) -> str:

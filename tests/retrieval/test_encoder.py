@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from infra.errors import InputError
 from retrieval.embeddings import DEFAULT_ENCODER
-from retrieval.encoder import Encoder, load_encoder
+from retrieval.encoder import Encoder, Precision, load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ def test_digest_is_the_weights_files_sha256(encoder: Encoder, tiny_encoder: str)
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_stays_near_full_precision(
-    tiny_encoder: str, encoder: Encoder, precision: str
+    tiny_encoder: str, encoder: Encoder, precision: Precision
 ) -> None:
-    half = load_encoder(tiny_encoder, precision=precision)  # type: ignore[arg-type]
+    half = load_encoder(tiny_encoder, precision=precision)
     cosine = half.encode_texts(["a red cat"]) @ encoder.encode_texts(["a red cat"]).T
     assert cosine.item() > 0.999
 
