@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.corpus import PLACE_SCHEMA, Manifest, shard_url
+from pipeline.corpus import PLACE_SCHEMA, SUCCESS, Manifest, shard_url
 from pipeline.pages import charts, gallery
 from pipeline.pages.gallery import Picture
 from pipeline.pages.page import render
@@ -94,15 +94,19 @@ def numbers(found: DryRun) -> dict[str, Any]:
 def _rows(
     connection: "DuckDBPyConnection", root: str, manifest: Manifest, found: DryRun
 ) -> pa.Table:
-    """uid, key, caption, shard and place of all that is to be shown."""
+    """uid, key, caption, shard and place of all that is to be shown.
+
+    A list may name one pair twice: the row that failed has the uid of the one that has a picture.
+    """
     near = [one for boundary in found.boundaries for one in (*boundary.kept, *boundary.dropped)]
     files = read_parquet(
         [shard_url(root, shard.name, ".parquet") for shard in manifest.shards], "filename = true"
     )
     return connection.sql(
         f"""SELECT uid, key, caption, parse_filename(filename, true) AS shard,
-            {", ".join(PLACE_SCHEMA.names)} FROM {files} WHERE list_contains(?, uid)""",
-        params=[sorted({one.uid for one in near})],
+            {", ".join(PLACE_SCHEMA.names)} FROM {files}
+            WHERE status = ? AND list_contains(?, uid)""",
+        params=[SUCCESS, sorted({one.uid for one in near})],
     ).to_arrow_table()
 
 
