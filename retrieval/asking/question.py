@@ -1,0 +1,94 @@
+"""What is asked of an index, and what it answers."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from retrieval.embeddings import Modality
+
+if TYPE_CHECKING:
+    from retrieval.search import Hit
+
+MAX_TERMS = 16
+KINDS = ("text", "image", "image_url", "embedding", "uid")
+"""What a term may be; each term is one of them."""
+
+
+class Term(BaseModel):
+    """A part of a question: words, a picture, an embedding, or a sample of the corpus."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str | None = None
+    image: bytes | None = Field(default=None, repr=False)
+    """An encoded picture: JPEG, PNG, WebP, ..."""
+    image_url: str | None = None
+    embedding: list[float] | None = Field(default=None, repr=False)
+    """As wide as the index; its length does not matter."""
+    uid: str | None = None
+    """A sample of the corpus; its stored embedding of the modality that is asked."""
+    weight: float = 1.0
+    """How much it counts; negative: away from it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"a term is one of {', '.join(KINDS)}; {' and '.join(given) or 'none'} given"
+            )
+        if self.text is not None and not self.text.strip():
+            raise ValueError(f"text {self.text!r}: no words; expected what to look for")
+        if self.embedding is not None and not all(map(math.isfinite, self.embedding)):
+            raise ValueError("embedding: has a NaN or infinity; expected numbers")
+        if not math.isfinite(self.weight) or self.weight == 0:
+            raise ValueError(f"weight {self.weight}: expected a number other than 0")
+        return self
+
+
+class Question(BaseModel):
+    """What to look for, where among the samples, and how many of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    terms: list[Term] = Field(min_length=1, max_length=MAX_TERMS)
+    """Added up, each as a unit vector times its weight."""
+    k: int = Field(default=40, ge=1)
+    """How many hits: exactly so many where there are."""
+    offset: int = Field(default=0, ge=0)
+    """How many of the first hits to leave out: the page before this one."""
+    modality: Modality = "image"
+    """Compare with pictures (image) or with captions (text)."""
+    where: str | None = None
+    """SQL that is true for the samples to look among."""
+    safe: bool = False
+    """Leave out what the columns of safety signals don't hold for safe."""
+    dedup: bool = False
+    """Show one picture of each group of near copies; the others are folded under it."""
+    unique_urls: bool = False
+    """Show one sample of each URL."""
+    diversify: float = Field(default=0.0, ge=0, le=1)
+    """0: by nearness alone; 1: by being unlike what is shown already alone."""
+    multilingual: bool = False
+    """Encode words by the multilingual text tower of the same space."""
+    aesthetic_score: int | None = Field(default=None, ge=0, le=10)
+    """Move the query towards pictures of this rating, by aesthetic_weight."""
+    aesthetic_weight: float | None = Field(default=None, allow_inf_nan=False)
+
+
+@dataclass
+class Answer:
+    """The hits of one question, best first, and what is not among them and why."""
+
+    hits: list["Hit"]
+    """Exactly k, or all there are."""
+    folded: dict[str, list["Hit"]] = field(default_factory=dict)
+    """By uid of the hit that is shown: its near copies."""
+    hidden: dict[str, int] = field(default_factory=dict)
+    """By reason: how many were passed over before the last hit."""
+    notes: list[str] = field(default_factory=list)
+    """What else people should be told, a line each."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By step: fetch, encode_text, encode_image, search, filter, dedup, safety, metadata."""
