@@ -31,9 +31,9 @@ from infra.errors import ConfigError, InputError
 from infra.progress import track
 from pipeline.corpus import Shard
 from pipeline.score import Options
+from retrieval.captions.corpus import EmbeddedCorpus, whole_number
 from retrieval.embeddings import embeddings_url
 from retrieval.knn import VectorStream, evenly_spaced
-from retrieval.neighbours import EmbeddedCorpus, whole_number
 from retrieval.pictures import decode_picture
 
 ROWS_A_CLUSTER = 40

@@ -25,7 +25,7 @@ from infra import storage
 from infra.errors import ConfigError, InputError
 from pipeline.corpus import Shard
 from pipeline.score import Options
-from retrieval.neighbours import EmbeddedCorpus
+from retrieval.captions.corpus import EmbeddedCorpus
 
 State = Mapping[str, np.ndarray]
 """Tensors by name, float32."""

@@ -26,7 +26,7 @@ from infra.errors import ConflictError, InputError
 from infra.records import read_record
 from pipeline.corpus import ColumnsManifest, Shard, iter_samples, read_manifest
 from pipeline.score import Options
-from retrieval.neighbours import EmbeddedCorpus
+from retrieval.captions.corpus import EmbeddedCorpus
 from retrieval.pictures import decode_picture
 
 if TYPE_CHECKING:

@@ -14,21 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from infra.errors import ConfigError, ConflictError
-from pipeline.corpus import SUCCESS, Shard, read_manifest, read_rows
+from infra.errors import ConflictError
+from pipeline.corpus import Shard
 from pipeline.score import Options
-from retrieval.embeddings import (
-    EmbeddingsManifest,
-    Modality,
-    Part,
-    choose_encoder,
-    embeddings_url,
-    read_array,
-    read_embeddings_manifest,
-    read_metadata,
-)
+from retrieval.captions.corpus import EmbeddedCorpus, whole_number
+from retrieval.embeddings import Modality
 
 K_MAX = 200
 """Ranks are counted up to here; beyond, a caption fits any other picture as well."""
@@ -37,47 +28,6 @@ NEAR_DUPLICATE = 0.99
 copies don't speak against its captions. Float16 copies of one picture reach 0.999."""
 MAX_NEAR_DUPLICATES = 50
 """Copies looked for; in a corpus with more of one picture, deduplicate first."""
-
-
-class EmbeddedCorpus:
-    """The corpus's embeddings by one encoder, shard by shard."""
-
-    def __init__(self, root: str, options: Options) -> None:
-        self.root = root
-        corpus = read_manifest(root)
-        self.encoder = choose_encoder(root, "embeddings", options.get("encoder"))
-        self.manifest: EmbeddingsManifest = read_embeddings_manifest(root, self.encoder, corpus)
-        self._folder = embeddings_url(root, self.encoder)
-        self._parts: dict[str, Part] = {part.shard: part for part in self.manifest.parts}
-
-    def identity(self) -> dict[str, Any]:
-        return {"encoder": self.encoder, "embeddings": self.manifest.digest}
-
-    @property
-    def models(self) -> dict[str, str]:
-        """The encoder and the sha256 of its weights."""
-        return {self.encoder: self.manifest.weights_digest}
-
-    def rows(self, shard: Shard, modality: Modality) -> np.ndarray:
-        """[n, d] float32, unit up to float16."""
-        return read_array(self._folder, self._parts[shard.name], modality).astype(np.float32)
-
-    def uids(self, shard: Shard) -> list[str]:
-        """Whose rows they are, in their order."""
-        found: list[str] = self._uids(shard).to_pylist()
-        return found
-
-    def _uids(self, shard: Shard) -> pa.ChunkedArray:
-        return read_metadata(self._folder, self._parts[shard.name], ["uid"])["uid"]
-
-    def columns(self, shard: Shard, values: dict[str, pa.Array]) -> pa.Table:
-        """One row a sample of the shard, null where there is no embedding to score."""
-        embedded = self._uids(shard)
-        rows = read_rows(self.root, shard, ["uid", "status"])
-        uids = rows.filter(pc.equal(rows["status"], SUCCESS))["uid"]
-        places = pc.index_in(uids, value_set=embedded.combine_chunks())
-        taken = {name: array.take(places) for name, array in values.items()}
-        return pa.table({"uid": uids.combine_chunks(), **taken})
 
 
 class ClipSignal:
@@ -167,12 +117,3 @@ class NeighboursSignal:
         from retrieval.search import row_starts
 
         return row_starts(self._retriever.manifest.parts)
-
-
-def whole_number(options: Options, name: str, default: int) -> int:
-    text = options.get(name)
-    if text is None:
-        return default
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"options.{name} {text!r}: expected a whole number from 1 on")
-    return int(text)
