@@ -34,7 +34,7 @@ from retrieval.embeddings import (
     read_array,
     read_metadata,
 )
-from retrieval.index import IndexManifest, kind_for
+from retrieval.indexing.manifest import IndexManifest
 
 PLACES = ("image_offset", "image_size")
 
@@ -48,14 +48,11 @@ def follow(takedown: Takedown) -> Followed:
     return followed
 
 
-def rebuild(root: str, encoder: str, kind: str | None, num_queries: int) -> None:
+def rebuild(root: str, **settings: Any) -> None:
     """Build an index anew, as far as an earlier, killed try has not."""
     from retrieval import index
 
-    config = index.Config(
-        root=root, encoder=encoder, kind=kind, num_queries=num_queries, overwrite=True
-    )
-    index.run(config)
+    index.run(index.Config(root=root, overwrite=True, **settings))
 
 
 def _follow_embeddings(takedown: Takedown, folder: str, followed: Followed) -> None:
@@ -173,14 +170,7 @@ def _follow_index(takedown: Takedown, slug: str, followed: Followed) -> None:
     embeddings = takedown.staged_url(f"embeddings/{slug}/manifest.json")
     if read_record(embeddings, EmbeddingsManifest).num_rows:
         stamp = read_record(takedown.url(f"{folder}/stamp.json"), Stamp)
-        # A kind that was chosen by the number of rows is chosen anew, or `index` would not know it.
-        is_default = index.kind == kind_for(index.num_rows)
-        settings = {
-            "encoder": index.encoder,
-            "kind": None if is_default else index.kind,
-            "num_queries": stamp.config["num_queries"],
-        }
-        followed.rebuilds.append(settings)
+        followed.rebuilds.append(stamp.config)
 
 
 def _stage_stamp(takedown: Takedown, path: str, corpora: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ from infra.records import read_record
 from pipeline.corpus import Manifest, iter_samples, read_manifest
 from retrieval import knn
 from retrieval.embeddings import Modality, Part, choose_encoder, index_url, metadata_name
-from retrieval.index import IndexManifest, index_name
+from retrieval.indexing.manifest import IndexManifest
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,13 @@ class Retriever:
         )
 
     def _read_index(self, modality: Modality) -> faiss.Index:
-        with storage.local_copy(storage.join(self._folder, index_name(modality))) as path:
+        (segment,) = self.manifest.segments
+        name = segment.index_name(modality)
+        with storage.local_copy(storage.join(self._folder, name)) as path:
             index = knn.read_index(path)
         if (index.ntotal, index.d) != (self.manifest.num_rows, self.manifest.dim):
             raise DamagedError(
-                f"{self._folder}: {index_name(modality)} has {index.ntotal} rows of {index.d}, "
+                f"{self._folder}: {name} has {index.ntotal} rows of {index.d}, "
                 f"index.json says {self.manifest.num_rows} of {self.manifest.dim}; remove it "
                 f"and run `carrara index {self._root}` again"
             )

@@ -12,7 +12,7 @@ from infra.errors import ConfigError, ConflictError, InputError
 from infra.summary import Summary
 from retrieval import embed, index, knn
 from retrieval.embeddings import Part, index_url
-from retrieval.index import kind_for
+from retrieval.indexing.build import kind_for
 
 HERE = Workers(local=True)
 
@@ -52,7 +52,7 @@ def stored_stream(folder: Path, arrays: list[np.ndarray]) -> knn.VectorStream:
 
 def test_an_exact_index_has_recall_one_for_words_and_for_pictures(embedded_corpus: str) -> None:
     summary = run(embedded_corpus)
-    assert summary.details["kind"] == "Flat"
+    assert summary.details["kinds"] == [{"image": "Flat", "text": "Flat"}]
     measured = summary.details["recall_at_10"]
     assert measured == {
         "image": {"image queries": 1.0, "text queries": 1.0},
@@ -66,7 +66,9 @@ def test_layout_is_clip_retrievals_and_every_file_is_digested(
     run(embedded_corpus)
     folder = Path(index_url(embedded_corpus, tiny_encoder))
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    files = {"image.index", "text.index"} | {f"metadata/metadata_{i}.parquet" for i in (0, 1)}
+    files = {"image.index", "text.index", "groups.npy"} | {
+        f"metadata/metadata_{i}.parquet" for i in (0, 1)
+    }
     assert names == files | {"index.json", "stamp.json"}
     digests = json.loads((folder / "index.json").read_text())["files"]
     assert digests == {name: storage.sha256(str(folder / name)) for name in files}
@@ -82,9 +84,11 @@ def test_a_second_run_builds_nothing(embedded_corpus: str, tiny_encoder: str) ->
 
 def test_another_kind_conflicts_until_told_to_overwrite(embedded_corpus: str) -> None:
     run(embedded_corpus)
-    with pytest.raises(ConflictError, match="kind = 'Flat', now 'HNSW32'"):
+    with pytest.raises(ConflictError, match="kind = None, now 'HNSW32'"):
         run(embedded_corpus, kind="HNSW32")
-    assert run(embedded_corpus, kind="HNSW32", overwrite=True).details["kind"] == "HNSW32"
+    assert run(embedded_corpus, kind="HNSW32", overwrite=True).details["kinds"] == [
+        {"image": "HNSW32", "text": "HNSW32"}
+    ]
 
 
 @pytest.mark.parametrize("kind", ["no such kind", "IVF1000,Flat"])
