@@ -18,6 +18,7 @@ MAY_IMPORT = {
 }
 RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.corpus",
+    "pipeline.dedup.grouping",
     "pipeline.pages.contact_sheet",
     "pipeline.fetching.fetch",
     "pipeline.score",
