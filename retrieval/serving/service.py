@@ -1,0 +1,153 @@
+"""The service's state and its one way to an answer: check, fetch, batch, search, render.
+
+Everything that computes runs in the lanes of admission.py; what is here only waits for them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from infra.errors import InputError
+from pipeline.fetching.fetch import Failure, Fetcher
+from pipeline.fetching.fetch_settings import FetchSettings
+from pipeline.pixels.picture_header import read_header
+from retrieval.asking.question import Answer, Question, Term
+from retrieval.serving.admission import Admission, Batcher, Lane
+from retrieval.serving.indices import Indices, Served
+from retrieval.serving.metrics import Metrics
+from retrieval.serving.settings import ServeSettings
+from retrieval.serving.thumbnails import Thumbnails
+
+Result = TypeVar("Result")
+
+NUM_FETCHES = 16
+"""Strangers' pictures fetched at once; each is a thread that waits for a network."""
+
+MAX_QUICK = 500
+"""Hits; a question that reaches further would hold up the others of its batch."""
+
+
+class Service:
+    """Everything that is served, and who works for it."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.admission = Admission(settings.max_waiting)
+        self.indices = Indices.open(settings)
+        self.thumbnails = {
+            name: Thumbnails(served.retriever) for name, served in self.indices.by_name.items()
+        }
+
+        def lane(name: str, num_threads: int) -> Lane:
+            return Lane(name, num_threads, settings.max_wait_s, self.admission)
+
+        self._quick = lane("batch", 2 * len(self.indices.by_name))
+        self._slow = lane("single", settings.num_threads)
+        self._fetches = lane("fetch", NUM_FETCHES)
+        self._batchers = {
+            name: Batcher(
+                served.asker.answer_many,
+                self._quick,
+                settings.max_wait_s,
+                self.metrics.batch_size.observe,
+            )
+            for name, served in self.indices.by_name.items()
+        }
+
+    async def answer(self, served: Served, question: Question) -> Answer:
+        """Raises CarraraError for what can't be answered, BusyError where it would be too late."""
+        self._check(served, question)
+        fetched = [await self._without_url(term) for term in question.terms]
+        question = question.model_copy(update={"terms": fetched})
+        if _is_quick(question):
+            answer = await self._batchers[served.name].answer(question)
+        else:
+            answer = await self._slow.run(lambda: served.asker.answer(question))
+        self.metrics.note_answer(answer.seconds)
+        return answer
+
+    async def compute(self, work: Callable[[], Result]) -> Result:
+        """What reads or computes for more than a moment, off the event loop."""
+        return await self._slow.run(work)
+
+    def warm_up(self) -> None:
+        """Load what the first questions would wait for."""
+        for served in self.indices.by_name.values():
+            served.asker.answer(Question(terms=[Term(text="a picture")], k=1))
+
+    async def keep_fresh(self) -> None:
+        """Until cancelled: take up new indices and takedowns."""
+        while True:
+            await asyncio.sleep(self.settings.refresh_s)
+            for served in self.indices.by_name.values():
+                if await asyncio.to_thread(served.refresh):
+                    self.metrics.refreshes.labels(served.name).inc()
+                self.metrics.rows.labels(served.name).set(served.retriever.num_rows)
+
+    def close(self) -> None:
+        for lane in (self._quick, self._slow, self._fetches):
+            lane.close()
+
+    def _check(self, served: Served, question: Question) -> None:
+        """What every question is held against before anything is spent on it."""
+        reach = question.offset + question.k
+        if reach > self.settings.max_results:
+            raise InputError(
+                f"k {question.k} from {question.offset}: reaches beyond the "
+                f"{self.settings.max_results:,} hits that this service gives"
+            )
+        for term in question.terms:
+            if term.image is not None:
+                check_picture(term.image, self.settings.max_image_area)
+            dim = served.retriever.manifest.dim
+            if term.embedding is not None and len(term.embedding) != dim:
+                raise InputError(
+                    f"embedding of {len(term.embedding)} numbers; this index takes {dim}"
+                )
+
+    async def _without_url(self, term: Term) -> Term:
+        if term.image_url is None:
+            return term
+        url, settings = term.image_url, self.settings
+
+        def fetched() -> bytes:
+            data = fetch(url, settings.fetch)
+            check_picture(data, settings.max_image_area)
+            return data
+
+        image = await self._fetches.run(fetched)
+        return term.model_copy(update={"image": image, "image_url": None})
+
+
+def fetch(url: str, settings: FetchSettings) -> bytes:
+    """A picture of the web; raises InputError with the reason why it can't be had.
+
+    A fetcher of its own: a stranger's host that hangs holds up no one else, and what one client's
+    requests showed of a host decides nothing for another's.
+    """
+    fetcher = Fetcher(settings, num_connections=1)
+    try:
+        answer = fetcher.fetch(url)
+    finally:
+        fetcher.close()
+    if isinstance(answer, Failure):
+        raise InputError(f"image_url: can't be fetched ({answer.reason})")
+    return answer.data
+
+
+def check_picture(data: bytes, max_area: int) -> None:
+    """By its first bytes, before any decoder sees it; raises InputError."""
+    header = read_header(data)
+    if header is None:
+        raise InputError("image: not a picture; expected JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF")
+    if header.width * header.height > max_area:
+        raise InputError(
+            f"image: {header.width} x {header.height} pixels; expected at most {max_area:,} in all"
+        )
+
+
+def _is_quick(question: Question) -> bool:
+    has_picture = any(term.image is not None for term in question.terms)
+    reach = question.offset + question.k
+    return not has_picture and question.where is None and reach <= MAX_QUICK

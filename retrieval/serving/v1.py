@@ -1,0 +1,149 @@
+"""The service's own endpoints, under /v1: what the page and programs ask."""
+
+import asyncio
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from infra.errors import InputError
+from retrieval.asking.question import Question
+from retrieval.serving.answers import json_response, next_cursor, offset_of, rendered
+from retrieval.serving.errors import RESPONSES
+from retrieval.serving.indices import Served
+from retrieval.serving.messages import (
+    MAX_NAME,
+    MAX_TEXT,
+    BatchAnswer,
+    BatchRequest,
+    Extra,
+    IndexMessage,
+    QuestionMessage,
+    SearchAnswer,
+    SearchRequest,
+    SelectionAnswer,
+    SelectionRequest,
+)
+from retrieval.serving.saving import save
+from retrieval.serving.service import MAX_QUICK, Service
+from retrieval.serving.thumbnails import SIZES
+
+THUMBNAIL_MAX_AGE_S = 300
+"""How long browsers may keep a thumbnail; a takedown reaches them after that."""
+
+router = APIRouter(prefix="/v1", responses=RESPONSES)
+
+
+@router.get("/indices")
+async def indices(request: Request) -> list[IndexMessage]:
+    """What is served."""
+    service = _service(request)
+    return [IndexMessage(**served.described()) for served in service.indices.by_name.values()]
+
+
+@router.post("/search", response_model=SearchAnswer)
+async def search(request: Request, asked: SearchRequest) -> Response:
+    """The samples nearest to words, pictures, embeddings and samples, added and subtracted."""
+    service = _service(request)
+    served = service.indices.named(asked.index)
+    return json_response(await _answer(service, served, asked, asked.with_, asked.cursor))
+
+
+@router.get("/search", response_model=SearchAnswer)
+async def search_by_address(
+    request: Request,
+    query: Annotated[str, Query(min_length=1, max_length=MAX_TEXT)],
+    index: Annotated[str | None, Query(max_length=MAX_NAME)] = None,
+    k: Annotated[int, Query(ge=1, le=1 << 20)] = 40,
+) -> Response:
+    """The same for words alone, in an address: /v1/search?query=cat - cartoon"""
+    asked = SearchRequest(query=query, index=index, k=k)
+    return await search(request, asked)
+
+
+@router.post("/batch", response_model=BatchAnswer)
+async def batch(request: Request, asked: BatchRequest) -> Response:
+    """Several questions to one index; the first that can't be answered ends it."""
+    service = _service(request)
+    if len(asked.questions) > service.settings.max_questions:
+        raise InputError(
+            f"{len(asked.questions)} questions; this service takes "
+            f"{service.settings.max_questions} at once"
+        )
+    served = service.indices.named(asked.index)
+    answers = [_answer(service, served, question, asked.with_) for question in asked.questions]
+    return json_response({"answers": await asyncio.gather(*answers)})
+
+
+@router.get(
+    "/thumbnail/{index}/{uid}",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}},
+)
+async def thumbnail(
+    request: Request, index: str, uid: str, size: Annotated[int, Query(ge=1, le=SIZES[-1])] = 256
+) -> Response:
+    """A sample's picture as a JPEG; `size` of the longer side, at most the picture's own."""
+    service = _service(request)
+    served = service.indices.named(index)
+
+    def read() -> bytes | None:
+        hit = served.hit(uid)
+        found = service.thumbnails[index].of([hit], size) if hit else {}
+        return found.get(uid)
+
+    data = await service.compute(read)
+    if data is None:
+        raise HTTPException(404, "no such sample in this index, or its picture can't be decoded")
+    headers = {
+        "Cache-Control": f"public, max-age={THUMBNAIL_MAX_AGE_S}",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(data, headers=headers, media_type="image/jpeg")
+
+
+@router.post("/selections")
+async def selections(request: Request, asked: SelectionRequest) -> SelectionAnswer:
+    """Save samples as a selection of the corpus, where the service was started for it."""
+    service = _service(request)
+    if not service.settings.allow_save:
+        raise HTTPException(403, "saving is off; `carrara serve --allow-save` turns it on")
+    origin = request.headers.get("origin")
+    if origin and urlsplit(origin).netloc != request.headers.get("host"):
+        # Anyone's page may ask, but not write through a visitor's browser.
+        raise HTTPException(403, "saving is for the service's own page and for programs")
+    served = service.indices.named(asked.index)
+    return await service.compute(lambda: save(served, asked.name, asked.uids))
+
+
+async def _answer(
+    service: Service,
+    served: Served,
+    asked: QuestionMessage,
+    extras: list[Extra],
+    cursor: str | None = None,
+) -> dict[str, Any]:
+    question = asked.question()
+    if cursor is not None:
+        offset = offset_of(cursor, question)
+        question = question.model_copy(update={"offset": offset})
+    answer = await service.answer(served, question)
+
+    def render() -> dict[str, Any]:
+        thumbnails = service.thumbnails[served.name]
+        told = rendered(served, thumbnails, question, answer, extras)
+        return told | {"cursor": next_cursor(question, answer, service.settings.max_results)}
+
+    return render() if _is_light(question, extras) else await service.compute(render)
+
+
+def _is_light(question: Question, extras: list[Extra]) -> bool:
+    return not extras and question.k <= MAX_QUICK
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
