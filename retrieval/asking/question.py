@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from infra.errors import InputError
 from retrieval.embeddings import Modality
 
 if TYPE_CHECKING:
@@ -43,9 +44,17 @@ class Term(BaseModel):
             raise ValueError(f"text {self.text!r}: no words; expected what to look for")
         if self.embedding is not None and not all(map(math.isfinite, self.embedding)):
             raise ValueError("embedding: has a NaN or infinity; expected numbers")
-        if not math.isfinite(self.weight) or self.weight == 0:
-            raise ValueError(f"weight {self.weight}: expected a number other than 0")
+        if not math.isfinite(self.weight):
+            raise ValueError(f"weight {self.weight}: expected a finite number")
         return self
+
+
+def make_term(place: str, **fields: Any) -> Term:
+    """Raises InputError, which names the place, for what is no term."""
+    try:
+        return Term(**fields)
+    except ValidationError as error:
+        raise InputError(f"{place}: {reason_of(error)}") from None
 
 
 class Question(BaseModel):
@@ -92,3 +101,11 @@ class Answer:
     """What else people should be told, a line each."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By step: fetch, encode_text, encode_image, search, filter, dedup, safety, metadata."""
+
+
+def reason_of(error: ValidationError) -> str:
+    """The first of what was found wrong, in one line."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {reason}" if place else reason

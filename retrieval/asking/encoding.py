@@ -1,0 +1,176 @@
+"""Terms -> unit vectors [n, d] in an index's space, words and pictures each in one batch.
+
+The encoder is loaded when a term first needs it; pictures of the web come through the pipeline's
+safe fetcher. From any number of threads.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from infra.errors import ConfigError, ConflictError, InputError
+from pipeline.fetching.fetch_settings import Failure, FetchSettings
+from retrieval.asking.clock import Seconds, timed
+from retrieval.asking.question import Term
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from retrieval.encoder import Encoder
+    from retrieval.live.snapshot import Snapshot
+
+NUM_CONNECTIONS = 8
+"""To fetch the pictures of one batch."""
+SHORTEST = 1e-6
+"""A vector shorter than this points nowhere: terms that took each other away, or zeros."""
+
+
+class TextTower(Protocol):
+    """Whatever encodes words."""
+
+    @property
+    def weights_digest(self) -> str: ...
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
+class TermEncoder:
+    """For indices by one encoder."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        encoder: "Encoder | None",
+        fetch: FetchSettings,
+        device: str,
+    ) -> None:
+        self._name = name
+        self._encoder = encoder
+        self._multilingual: TextTower | None = None
+        self._fetch = fetch
+        self._device = device
+        self._loading = threading.Lock()
+
+    def vectors(
+        self, terms: Sequence[Term], state: "Snapshot", multilingual: bool, seconds: Seconds
+    ) -> np.ndarray:
+        """[len(terms), d] float32, unit rows. Raises InputError for a term that can't be used."""
+        found = np.zeros((len(terms), state.manifest.dim), np.float32)
+        texts = {place: term.text for place, term in enumerate(terms) if term.text is not None}
+        if texts:
+            tower = self.multilingual_tower() if multilingual else self.encoder(state)
+            with timed(seconds, "encode_text"):
+                found[list(texts)] = tower.encode_texts(list(texts.values()))
+        pictures = self._pictures(terms, seconds)
+        if pictures:
+            encoder = self.encoder(state)
+            with timed(seconds, "encode_image"):
+                found[list(pictures)] = encoder.encode_images(list(pictures.values()))
+        for place, term in enumerate(terms):
+            if term.embedding is not None:
+                found[place] = _given(term.embedding, state)
+            elif term.uid is not None:
+                found[place] = _stored(term.uid, state)
+        return found
+
+    def encoder(self, state: "Snapshot") -> "Encoder":
+        """The one that the index was made with; raises ConflictError if its weights changed."""
+        with self._loading:
+            if self._encoder is None:
+                from retrieval.encoder import load_encoder
+
+                self._encoder = load_encoder(self._name, self._device)
+        digest, then = self._encoder.weights_digest, state.manifest.weights_digest
+        if digest != then:
+            raise ConflictError(
+                f"encoder {self._name!r}: its weights changed since the index was made (sha256 "
+                f"{digest[:16]}, then {then[:16]}); run `carrara embed` and `carrara index` on "
+                f"{state.root} again, with --overwrite"
+            )
+        return self._encoder
+
+    def multilingual_tower(self) -> TextTower:
+        """Raises ConfigError where no text tower for other languages shares the index's space."""
+        with self._loading:
+            if self._multilingual is None:
+                from retrieval.towers import load_tower, multilingual_of
+
+                name = multilingual_of(self._name)
+                if name is None:
+                    raise ConfigError(
+                        f"multilingual: no multilingual text tower shares the space of "
+                        f"{self._name!r}; embed and index with a multilingual encoder, such as "
+                        "xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k"
+                    )
+                self._multilingual = load_tower(name)
+            return self._multilingual
+
+    def _pictures(self, terms: Sequence[Term], seconds: Seconds) -> "dict[int, Image.Image]":
+        """Decoded, by place among the terms."""
+        data = {place: term.image for place, term in enumerate(terms) if term.image is not None}
+        urls = {place: term.image_url for place, term in enumerate(terms) if term.image_url}
+        if urls:
+            with timed(seconds, "fetch"):
+                data |= self._fetched(urls)
+        with timed(seconds, "decode"):
+            return {
+                place: _decoded(data[place], f"picture {terms[place].image_url or ''}".strip())
+                for place in sorted(data)
+            }
+
+    def _fetched(self, urls: dict[int, str]) -> dict[int, bytes]:
+        from pipeline.fetching.fetch import Fetcher
+
+        # One of its own: a fetcher serves one list at a time, and threads must not wait for others.
+        fetcher = Fetcher(self._fetch, min(NUM_CONNECTIONS, len(urls)))
+        found = {}
+        try:
+            for place, answer in fetcher.fetch_all(urls.items()):
+                if isinstance(answer, Failure):
+                    raise InputError(
+                        f"{urls[place]}: can't be fetched ({answer.reason}); expected a picture at "
+                        "a public address"
+                    )
+                found[place] = answer.data
+        finally:
+            fetcher.close()
+        return found
+
+
+def unit(vector: np.ndarray, reason: str) -> np.ndarray:
+    """Of length 1; raises InputError with the reason for one that points nowhere."""
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if not length > SHORTEST:
+        raise InputError(reason)
+    direction: np.ndarray = (vector / length).astype(np.float32)
+    return direction
+
+
+def _decoded(data: bytes, name: str) -> "Image.Image":
+    from retrieval.pictures import decode_picture
+
+    try:
+        return decode_picture(data)
+    except InputError as error:
+        raise InputError(f"{name}: {error}; expected a JPEG, PNG, WebP, ...") from None
+
+
+def _given(embedding: list[float], state: "Snapshot") -> np.ndarray:
+    if len(embedding) != state.manifest.dim:
+        raise InputError(
+            f"embedding of {len(embedding)} numbers; the index by {state.manifest.encoder!r} takes "
+            f"{state.manifest.dim}"
+        )
+    return unit(np.asarray(embedding), "embedding is zero; expected a direction")
+
+
+def _stored(uid: str, state: "Snapshot") -> np.ndarray:
+    """The sample's picture, also where captions are searched: it stands for what it shows."""
+    row = state.row_of(uid)
+    if row is None:
+        raise InputError(f"uid {uid!r}: no such sample in the index; expected 32 hex digits of one")
+    vector: np.ndarray = state.vectors(np.array([row]), "image")[0]
+    return unit(vector, f"uid {uid}: its stored embedding is zero")
