@@ -119,7 +119,7 @@ def _wait_until_it_answers(endpoint: str, log: Path) -> None:
 def make_corpus() -> Callable[..., Manifest]:
     """make_corpus(root, num_shards=2, num_samples=12) writes a corpus of emoji at `root`.
 
-    Each shard also has one row that failed. `captions` replaces some by their number.
+    Each shard also has one row that failed. `captions` and `urls` replace some by their number.
     """
 
     def make(
@@ -127,12 +127,18 @@ def make_corpus() -> Callable[..., Manifest]:
         num_shards: int = 2,
         num_samples: int = 12,
         captions: dict[int, str] | None = None,
+        urls: dict[int, str] | None = None,
     ) -> Manifest:
         pictures = _pictures(num_shards * num_samples)
         for number, caption in (captions or {}).items():
             pictures[number] = (caption, pictures[number][1])
         shards = [
-            _make_shard(root, f"{i:05d}", pictures[i * num_samples : (i + 1) * num_samples])
+            _make_shard(
+                root,
+                f"{i:05d}",
+                pictures[i * num_samples : (i + 1) * num_samples],
+                {n - i * num_samples: url for n, url in (urls or {}).items()},
+            )
             for i in range(num_shards)
         ]
         manifest = Manifest(
@@ -174,10 +180,12 @@ def _jpeg(png: bytes) -> bytes:
     return out.getvalue()
 
 
-def _make_shard(root: str, name: str, pictures: list[tuple[str, bytes]]) -> Shard:
+def _make_shard(
+    root: str, name: str, pictures: list[tuple[str, bytes]], urls: dict[int, str]
+) -> Shard:
     samples, rows = [], []
     for i, (caption, image) in enumerate(pictures):
-        row = _row(f"{name}{i:04d}", caption, image)
+        row = _row(f"{name}{i:04d}", caption, image, urls.get(i))
         rows.append(row)
         samples.append(Sample(row["key"], row["uid"], caption, image, "jpg", row))
     rows.append(_row(f"{name}{len(pictures):04d}", "a picture that is gone", None))
@@ -185,8 +193,8 @@ def _make_shard(root: str, name: str, pictures: list[tuple[str, bytes]]) -> Shar
     return write_shard(root, name, samples, pa.Table.from_pylist(rows, ROW_SCHEMA), stats)
 
 
-def _row(key: str, caption: str, image: bytes | None) -> dict[str, Any]:
-    url = f"https://example.org/{key}.png"
+def _row(key: str, caption: str, image: bytes | None, url: str | None = None) -> dict[str, Any]:
+    url = url or f"https://example.org/{key}.png"
     row: dict[str, Any] = dict.fromkeys(ROW_SCHEMA.names)
     row |= {"key": key, "uid": sample_uid(url, caption), "url": url, "caption": caption}
     if image is None:
