@@ -23,7 +23,10 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from infra.errors import InputError
 from retrieval.embeddings import EMBEDDED_ENCODER
 
-EMBEDDED_FOLDERS = {EMBEDDED_ENCODER: Path(__file__).parent / "models" / "Carrara-S"}
+_SHIPPED = Path(__file__).parent / "models"
+EMBEDDED_FOLDERS = {EMBEDDED_ENCODER: _SHIPPED / "Carrara-S"}
+EMBEDDED_TOWERS = {"Carrara-S-multilingual/emoji_names": _SHIPPED / "Carrara-S-multilingual"}
+"""Text towers only; see retrieval.towers."""
 CONFIG_NAME = "open_clip_config.json"
 HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 FOLDER_NAMES = (HUB_NAMES[0], "open_clip_pytorch_model.safetensors", HUB_NAMES[1])
