@@ -87,6 +87,16 @@ def size_bytes(url: str) -> int:
         return int(fs.size(path))
 
 
+def version(url: str) -> str | None:
+    """Another whenever the file was replaced, without reading it; None where nothing is."""
+    fs, path = _filesystem(url)
+    try:
+        with _reading(url):
+            return str(fs.ukey(path))
+    except FileNotFoundError:
+        return None
+
+
 def open_read(url: str) -> BinaryIO:
     """A seekable binary file; use it in a `with`."""
     fs, path = _filesystem(url)

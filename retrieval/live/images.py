@@ -1,0 +1,92 @@
+"""The pictures of samples, each by one ranged read of its shard.
+
+Reads   ROOT/shards/
+
+Where a picture lies is in its row of the index; after a takedown its shard is another, and the
+picture lies elsewhere. The member that follows it tells whose it is: what is not this sample's is
+looked up again in the shard as it is now.
+"""
+
+import io
+import json
+from itertools import islice
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra import storage
+from infra.errors import DamagedError
+from pipeline import tar
+from pipeline.corpus import PLACE_SCHEMA, shard_url
+
+TAIL_BYTES = 1 << 14
+"""Read behind a picture, for its caption and the JSON that names it; mostly enough."""
+MAX_TAIL_BYTES = 1 << 23
+
+Place = tuple[int, int]
+"""Offset and size of a picture's bytes in its tar."""
+
+
+Wanted = dict[str, list[tuple[str, Place | None]]]
+"""By shard, the samples' uids and where their pictures lay."""
+
+
+def read_images(root: str, wanted: Wanted) -> dict[str, bytes]:
+    """Encoded pictures by uid; those that were taken down are left out.
+
+    Raises DamagedError for a shard that lacks what it lists.
+    """
+    images: dict[str, bytes] = {}
+    for shard, samples in wanted.items():
+        lost = []
+        try:
+            with storage.open_read(shard_url(root, shard)) as file:
+                for uid, place in samples:
+                    image = None if place is None else _image_at(file, place, uid)
+                    if image is None:
+                        lost.append(uid)
+                    else:
+                        images[uid] = image
+        except FileNotFoundError:
+            raise _damaged(root, shard, "is missing") from None
+        if lost:
+            images |= _as_it_is_now(root, shard, lost)
+    return images
+
+
+def _as_it_is_now(root: str, shard: str, uids: list[str]) -> dict[str, bytes]:
+    table = storage.read_table(shard_url(root, shard, ".parquet"), ["uid", *PLACE_SCHEMA.names])
+    rows = table.filter(pc.is_in(table["uid"], pa.array(uids, pa.string()))).to_pylist()
+    images = {}
+    with storage.open_read(shard_url(root, shard)) as file:
+        for row in rows:
+            if row["image_offset"] is not None:  # else it was taken down
+                image = _image_at(file, (row["image_offset"], row["image_size"]), row["uid"])
+                if image is None:
+                    raise _damaged(root, shard, f"does not hold {row['uid']} where it should")
+                images[row["uid"]] = image
+    return images
+
+
+def _image_at(file: BinaryIO, place: Place, uid: str) -> bytes | None:
+    """None where something else lies there."""
+    offset, size = place
+    tail = TAIL_BYTES
+    while tail <= MAX_TAIL_BYTES:
+        file.seek(offset - tar.BLOCK)
+        members = io.BytesIO(file.read(tar.BLOCK + size + tail))
+        try:
+            image, _, row = (content for _, content in islice(tar.iter_members(members), 3))
+            return image if json.loads(row)["uid"] == uid else None
+        except EOFError:
+            tail *= 8
+        except (KeyError, TypeError, ValueError):  # no sample begins there
+            return None
+    return None
+
+
+def _damaged(root: str, shard: str, what: str) -> DamagedError:
+    return DamagedError(
+        f"{shard_url(root, shard)}: {what}; `carrara verify {root}` tells what is damaged"
+    )

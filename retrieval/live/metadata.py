@@ -1,0 +1,153 @@
+"""What is known of an index's rows, by row number: uid, caption, URL and all that the shards tell.
+
+Reads   ROOT/index/<encoder>/metadata/metadata_{i}.parquet
+
+A part is held against its digest and unpacked when first asked for, into a temporary file without
+a name that is memory-mapped: what a process holds are the pages it looked at. Ten million rows take
+about 4 GB of that file and 160 MB for the uids, which are kept as 64 bits each, with their order.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from threading import Lock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra import storage
+from infra.errors import DamagedError
+from retrieval.embeddings import Part, metadata_name
+from retrieval.live.files import map_file
+
+
+class Metadata:
+    """The rows of an index's parts, in their order."""
+
+    def __init__(
+        self, folder: str, parts: Sequence[Part], before: "Metadata | None" = None
+    ) -> None:
+        """Parts that `before` has already are taken over from it."""
+        self.starts = np.cumsum([0, *(part.num_rows for part in parts)])
+        self._parts = parts
+        known = {} if before is None else {table.digest: table for table in before._tables}
+        self._tables: list[_Table] = [
+            known.get(digest := part.files[name]) or _Table(storage.join(folder, name), digest)
+            for part in parts
+            for name in [metadata_name(part.file_number)]
+        ]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def shards(self) -> list[str]:
+        """Of each part."""
+        return [part.shard for part in self._parts]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the columns that any part has."""
+        schemas = (pq.read_schema(pa.BufferReader(table.packed)) for table in self._tables)
+        return list(dict.fromkeys(name for schema in schemas for name in schema.names))
+
+    def shard_of(self, row: int) -> str:
+        return self._parts[self._number(row)].shard
+
+    def row(self, row: int) -> dict[str, object]:
+        number = self._number(row)
+        place = row - int(self.starts[number])
+        (found,) = self._tables[number].rows.slice(place, 1).to_pylist()
+        assert isinstance(found, dict)
+        return found
+
+    def tables(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Each part's first row number, and these columns of it; those that it lacks are null."""
+        for start, table in zip(self.starts, self._tables, strict=False):
+            yield int(start), _with_all(table.rows, columns)
+
+    def rows_of(self, uids: Sequence[str]) -> np.ndarray:
+        """Sorted numbers of all rows of these samples."""
+        asked = _keys(pa.chunked_array([pa.array(uids, pa.string())]))
+        keys, order = self._keys_in_order
+        first, last = (np.searchsorted(keys, asked, side) for side in ("left", "right"))
+        spans = [order[low:high] for low, high in zip(first, last, strict=True) if low < high]
+        wanted = set(uids)
+        candidates = np.unique(np.concatenate([np.zeros(0, np.int64), *spans]))
+        return np.array(
+            [row for row in candidates if self.row(int(row))["uid"] in wanted], np.int64
+        )
+
+    def _number(self, row: int) -> int:
+        return int(np.searchsorted(self.starts, row, side="right")) - 1
+
+    @cached_property
+    def _keys_in_order(self) -> tuple[np.ndarray, np.ndarray]:
+        keys = [_keys(table["uid"]) for _, table in self.tables(["uid"])]
+        all_keys = np.concatenate([np.zeros(0, np.uint64), *keys])
+        order = np.argsort(all_keys, kind="stable")
+        return all_keys[order], order
+
+
+class _Table:
+    """One part's rows, unpacked when they are asked for."""
+
+    def __init__(self, url: str, digest: str) -> None:
+        self.digest = digest
+        self._url = url
+        self.packed = map_file(url)
+        self._lock = Lock()
+
+    @property
+    def rows(self) -> pa.Table:
+        with self._lock:
+            return self._rows
+
+    @cached_property
+    def _rows(self) -> pa.Table:
+        if hashlib.sha256(self.packed).hexdigest() != self.digest:
+            raise DamagedError(
+                f"{self._url}: is not what index.json says it is; remove it and run "
+                "`carrara index` again"
+            )
+        return _spooled(pq.read_table(pa.BufferReader(self.packed)))
+
+
+def _spooled(table: pa.Table) -> pa.Table:
+    """The same table, in a file that goes away with it."""
+    with tempfile.NamedTemporaryFile(prefix="carrara-") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        file.flush()
+        with pa.memory_map(file.name) as mapped:
+            return pa.ipc.open_file(mapped.read_buffer()).read_all()
+
+
+def _with_all(table: pa.Table, columns: list[str]) -> pa.Table:
+    have = set(table.column_names)
+    return pa.table(
+        {name: table[name] if name in have else pa.nulls(len(table)) for name in columns}
+    )
+
+
+def _keys(uids: pa.ChunkedArray) -> np.ndarray:
+    """[n] uint64: the first 16 of each uid's 32 hex digits."""
+    texts = uids.combine_chunks().cast(pa.binary(32)) if len(uids) else pa.array([], pa.binary(32))
+    (_, data), start = texts.buffers(), texts.offset * 32
+    digits = np.frombuffer(data, np.uint8)[start : start + 32 * len(texts)].reshape(-1, 32)[:, :16]
+    values = _hex_values()[digits].astype(np.uint64)
+    shifts = np.arange(60, -4, -4, dtype=np.uint64)
+    keys: np.ndarray = np.bitwise_or.reduce(values << shifts, axis=1)
+    return keys
+
+
+@lru_cache(maxsize=1)
+def _hex_values() -> np.ndarray:
+    """[256] what each byte means as a hex digit."""
+    values = np.zeros(256, np.uint8)
+    for value, digit in enumerate(b"0123456789abcdef"):
+        values[digit] = value
+    return values

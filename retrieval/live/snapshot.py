@@ -1,0 +1,203 @@
+"""One state of an index and its tombstones, opened: what a search sees from its start to its end.
+
+Reads   ROOT/index/<encoder>/, ROOT/embeddings/<encoder>/, ROOT/tombstones.parquet; and ROOT/shards/
+        when pictures are asked for
+
+Whatever is appended, taken down or compacted meanwhile: its files are memory-mapped when it is
+opened, so that they stay as they were, and row numbers mean the same rows.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from infra import storage
+from infra.errors import DamagedError, InputError
+from pipeline.corpus import PLACE_SCHEMA
+from pipeline.takedown.tombstones import Tombstones
+from retrieval.embeddings import MODALITIES, Modality, embeddings_url, index_url
+from retrieval.indexing.manifest import IndexManifest
+from retrieval.live.among import AllowedRows
+from retrieval.live.columns import Columns
+from retrieval.live.images import Place, Wanted, read_images
+from retrieval.live.metadata import Metadata
+from retrieval.live.removal import removed_rows
+from retrieval.live.segments import OpenSegment, best_of
+from retrieval.live.vectors import map_array, stored_vectors
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A sample that answers a query."""
+
+    rank: int
+    """From 1."""
+    similarity: float
+    """Cosine of the query and the sample's picture, or caption, as the index keeps it."""
+    row: int
+    """Its number in the state of the index that answered."""
+    uid: str
+    key: str
+    shard: str
+    caption: str
+    url: str
+    metadata: dict[str, object] = field(repr=False)
+    """All that is known of the sample, by img2dataset's names."""
+
+
+class Snapshot:
+    """An index as its index.json tells of it, without the rows under these tombstones."""
+
+    def __init__(
+        self,
+        root: str,
+        manifest: IndexManifest,
+        tombstones: Tombstones,
+        before: "Snapshot | None" = None,
+    ) -> None:
+        """What `before` has read of the same files is taken over from it."""
+        self.root = root
+        self.manifest = manifest
+        folder = index_url(root, manifest.encoder)
+        self._segments = [OpenSegment(folder, one, manifest.dim) for one in manifest.segments]
+        self._starts = np.cumsum([0, *(one.num_rows for one in manifest.segments)])
+        earlier = None if before is None else before._metadata
+        self._metadata: Metadata = Metadata(folder, manifest.parts, earlier)
+        self.columns = Columns(root, self._metadata)
+        self._vectors = {
+            modality: stored_vectors(root, manifest, modality) for modality in MODALITIES
+        }
+        self.groups: np.ndarray = _groups(folder, manifest)
+        """int64 [num_rows]: the smallest row number of each row's near duplicates."""
+        self._remove(tombstones)
+
+    def without(self, tombstones: Tombstones) -> "Snapshot":
+        """The same index under other tombstones."""
+        if tombstones.digest == self.tombstones.digest:
+            return self
+        other = copy.copy(self)
+        other._remove(tombstones)
+        return other
+
+    def _remove(self, tombstones: Tombstones) -> None:
+        self.tombstones = tombstones
+        self.removed: np.ndarray = removed_rows(self._metadata, tombstones)
+        """bool [num_rows]"""
+        self._shown = self._by_segment(~self.removed) if self.removed.any() else None
+
+    @property
+    def num_rows(self) -> int:
+        return self.manifest.num_rows
+
+    def neighbours(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        modality: Modality,
+        allowed: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities [n, k'] and row numbers [n, k'], best first, k' at most the rows there are.
+
+        Never a removed row, and of the others those that `allowed` bool [num_rows] is true of. A
+        row's end is filled with -1 where there are no more.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.manifest.dim:
+            raise InputError(
+                f"query vectors of shape {vectors.shape}: the index by {self.manifest.encoder!r} "
+                f"takes [n, {self.manifest.dim}]"
+            )
+        queries = np.ascontiguousarray(vectors, np.float32)
+        k = min(k, self.num_rows)
+        among = self._among(allowed)
+        found = [
+            segment.search(queries, k, modality, rows)
+            for segment, rows in zip(self._segments, among, strict=True)
+        ]
+        return best_of(found, self._starts, k)
+
+    def search(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        modality: Modality = "image",
+        allowed: np.ndarray | None = None,
+    ) -> list[list[Hit]]:
+        """For each vector [n, d] its k nearest pictures, or captions; fewer in a small corpus."""
+        similarities, rows = self.neighbours(vectors, k, modality, allowed)
+        return [self.hits(*answer) for answer in zip(rows, similarities, strict=True)]
+
+    def hits(self, rows: np.ndarray, similarities: np.ndarray) -> list[Hit]:
+        """One query's answers, in their order; places that are -1 left out."""
+        return [
+            self._hit(rank, float(similarity), int(row))
+            for rank, (row, similarity) in enumerate(zip(rows, similarities, strict=True), 1)
+            if row >= 0
+        ]
+
+    def vectors(self, rows: np.ndarray, modality: Modality) -> np.ndarray:
+        """[len(rows), d] float32, as embedded."""
+        stored = self._vectors[modality]
+        if stored is None:
+            raise InputError(
+                f"{embeddings_url(self.root, self.manifest.encoder)}: the vectors are not there; "
+                f"make them with `carrara embed {self.root} --encoder {self.manifest.encoder}`"
+            )
+        return stored.take(np.asarray(rows, np.int64))
+
+    def read_images(self, hits: Sequence[Hit]) -> dict[str, bytes]:
+        """The encoded pictures of these hits, by uid; those that were taken down are left out."""
+        wanted: Wanted = {}
+        for hit in hits:
+            match [hit.metadata.get(name) for name in PLACE_SCHEMA.names]:
+                case [int(offset), int(size)]:
+                    place: Place | None = (offset, size)
+                case _:
+                    place = None
+            wanted.setdefault(hit.shard, []).append((hit.uid, place))
+        return read_images(self.root, wanted)
+
+    def select(self, where: str) -> np.ndarray:
+        """bool [num_rows]: where this SQL expression over the columns is true."""
+        return self.columns.select(where)
+
+    def row_of(self, uid: str) -> int | None:
+        """None for what is not there, or was taken down."""
+        rows = self._metadata.rows_of([uid])
+        shown = rows[~self.removed[rows]]
+        return int(shown[0]) if len(shown) else None
+
+    def _among(self, allowed: np.ndarray | None) -> "list[AllowedRows | None]":
+        if allowed is not None:
+            assert allowed.shape == (self.num_rows,), allowed.shape
+            return self._by_segment(allowed & ~self.removed)
+        return self._shown or [None] * len(self._segments)
+
+    def _by_segment(self, allowed: np.ndarray) -> "list[AllowedRows | None]":
+        return [AllowedRows(rows) for rows in np.split(allowed, self._starts[1:-1])]
+
+    def _hit(self, rank: int, similarity: float, row: int) -> Hit:
+        metadata = self._metadata.row(row)
+        return Hit(
+            rank=rank,
+            similarity=similarity,
+            row=row,
+            uid=str(metadata["uid"]),
+            key=str(metadata["image_path"]),
+            shard=self._metadata.shard_of(row),
+            caption=str(metadata["caption"]),
+            url=str(metadata["url"]),
+            metadata=metadata,
+        )
+
+
+def _groups(folder: str, manifest: IndexManifest) -> np.ndarray:
+    url = storage.join(folder, manifest.groups_name)
+    groups = map_array(url)
+    if groups.shape != (manifest.num_rows,):
+        raise DamagedError(
+            f"{url}: groups of {groups.shape} rows, index.json has {manifest.num_rows}; run "
+            "`carrara index` again with --overwrite"
+        )
+    return groups
