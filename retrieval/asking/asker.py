@@ -4,13 +4,10 @@
     answer = asker.answer(Question(terms=parse_algebra("cat - cartoon"), k=40, dedup=True))
 
 A question's vector is the sum of its terms' unit vectors times their weights, made a unit vector
-again. Words and pictures are added as they are: see docs/query.md for what else was tried. There
-are exactly k hits where the corpus has them: what was hidden or folded is made up for by looking
-further. An Asker may be used from any number of threads.
+again. Words and pictures are added as they are: docs/query.md says what else was tried. An Asker
+may be used from any number of threads.
 """
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,20 +18,13 @@ from retrieval.asking.aesthetics import rating_vector
 from retrieval.asking.clock import Seconds, timed
 from retrieval.asking.encoding import TermEncoder, unit
 from retrieval.asking.question import Answer, Question, Term
-from retrieval.asking.ranking import UNSAFE, Ranking, rank
-from retrieval.asking.safety import no_safety, safety_rule
+from retrieval.asking.safety import safety_rule
+from retrieval.asking.walk import Scope, Walk
 
 if TYPE_CHECKING:
     from retrieval.encoder import Encoder
-    from retrieval.live.snapshot import Hit, Snapshot
+    from retrieval.live.snapshot import Snapshot
     from retrieval.search import Retriever
-
-POOL = 5
-"""So many times k candidates are put in order at once for diversity."""
-LOOK_FURTHER = 4
-"""By so much the candidates grow where too few of them may be shown."""
-MAX_UNSAFE_LOOK = 50
-"""Where 50 k candidates hold too few safe ones, only safe ones are searched."""
 
 
 class Asker:
@@ -58,22 +48,52 @@ class Asker:
         """The SQL that safe mode goes by; None: the corpus has no safety columns."""
         return safety_rule(self.retriever.root)
 
+    @property
+    def multilingual(self) -> str | None:
+        """The text tower for other languages that shares the index's space; None: there is none."""
+        from retrieval.towers import multilingual_of
+
+        return multilingual_of(self.retriever.encoder)
+
     def answer(self, question: Question) -> Answer:
         (answer,) = self.answer_many([question])
         return answer
 
     def answer_many(self, questions: Sequence[Question]) -> list[Answer]:
-        """The terms of all questions are encoded in one batch.
+        """The terms of all questions are encoded in one batch, and searched for in one.
 
         Raises InputError and ConfigError for what can't be asked.
         """
         state = self.retriever.state  # one state for all steps: row numbers are its own
-        seconds = Seconds(float)
-        vectors = self._vectors(questions, state, seconds)
-        share = {step: spent / max(len(questions), 1) for step, spent in seconds.items()}
+        shared = Seconds(float)
+        # Before the encoder, which may take seconds to load: most mistakes are found here.
+        with timed(shared, "filter"):
+            scopes = [Scope.of(question, state) for question in questions]
+        vectors = self._vectors(questions, state, shared)
+        walks = []
+        for question, scope, vector in zip(questions, scopes, vectors, strict=True):
+            seconds = Seconds(float)
+            with timed(seconds, "filter"):
+                moved, notes = _moved_to_rating(question, vector, state)
+            walks.append(Walk(question, scope, moved, state, seconds, notes))
+        with timed(shared, "search"):
+            found = _search_together(walks, state)
+        share = {step: spent / max(len(questions), 1) for step, spent in shared.items()}
+        answers = [walk.answer(*candidates) for walk, candidates in zip(walks, found, strict=True)]
+        for answer in answers:
+            steps = {**share, **answer.seconds}
+            answer.seconds = {
+                step: share.get(step, 0) + answer.seconds.get(step, 0) for step in steps
+            }
+        return answers
+
+    def with_pictures(self, questions: Sequence[Question]) -> list[Question]:
+        """The same questions, their pictures of the web fetched; for who shows them, too."""
+        terms = [term for question in questions for term in question.terms]
+        fetched = iter(self._terms.with_pictures(terms, Seconds(float)))
         return [
-            _Search(question, vector, state, Seconds(float, share)).answer()
-            for question, vector in zip(questions, vectors, strict=True)
+            question.model_copy(update={"terms": [next(fetched) for _ in question.terms]})
+            for question in questions
         ]
 
     def embed(self, term: Term) -> np.ndarray:
@@ -85,166 +105,47 @@ class Asker:
         self, questions: Sequence[Question], state: "Snapshot", seconds: Seconds
     ) -> list[np.ndarray]:
         """Each question's unit vector [d]."""
-        sums = [np.zeros(state.manifest.dim, np.float64) for _ in questions]
+        sums = [np.zeros(state.manifest.dim) for _ in questions]
         for multilingual in (False, True):
-            terms = [
+            owned = [
                 (number, term)
                 for number, question in enumerate(questions)
                 if question.multilingual == multilingual
                 for term in question.terms
             ]
-            found = self._terms.vectors([one for _, one in terms], state, multilingual, seconds)
-            for (number, term), vector in zip(terms, found, strict=True):
+            terms = [term for _, term in owned]
+            vectors = self._terms.vectors(terms, state, multilingual, seconds)
+            for (number, term), vector in zip(owned, vectors, strict=True):
                 sums[number] += term.weight * vector
         return [unit(total, "query: its terms cancel each other out") for total in sums]
 
 
-class _Search:
-    """One question's way through the index."""
+def _moved_to_rating(
+    question: Question, vector: np.ndarray, state: "Snapshot"
+) -> tuple[np.ndarray, list[str]]:
+    if question.aesthetic_score is None or not question.aesthetic_weight:
+        return vector, []
+    towards, note = rating_vector(state, question.aesthetic_score)
+    if towards is None:
+        return vector, [note]
+    moved = vector + question.aesthetic_weight * towards
+    return unit(moved, "query: aesthetic_weight takes all of it away"), [note]
 
-    def __init__(
-        self, question: Question, vector: np.ndarray, state: "Snapshot", seconds: Seconds
-    ) -> None:
-        self._question, self._vector, self._state, self._seconds = question, vector, state, seconds
-        self._notes: list[str] = []
 
-    def answer(self) -> Answer:
-        question = self._question
-        self._move_to_rating()
-        with timed(self._seconds, "filter"):
-            self._allowed = self._where()
-            self._is_safe = self._safe()
-        self._look()
-        with timed(self._seconds, "fold"):
-            order = self._order()
-        page = order[question.offset :][: question.k]
-        self._note_shortage(len(order))
-        with timed(self._seconds, "metadata"):
-            hits = [
-                dataclasses.replace(hit, rank=question.offset + hit.rank)
-                for hit in self._hits(page)
-            ]
-            folded = {
-                hit.uid: self._hits(self._ranking.folded[place])
-                for hit, place in zip(hits, page, strict=True)
-                if place in self._ranking.folded
-            }
-        return Answer(hits, folded, self._hidden(order), self._notes, dict(self._seconds))
-
-    def _move_to_rating(self) -> None:
-        question = self._question
-        if question.aesthetic_score is None or not question.aesthetic_weight:
-            return
-        with timed(self._seconds, "filter"):
-            towards, note = rating_vector(self._state, question.aesthetic_score)
-        self._notes.append(note)
-        if towards is not None:
-            moved = self._vector + question.aesthetic_weight * towards
-            self._vector = unit(moved, "query: aesthetic_weight takes all of it away")
-
-    def _where(self) -> np.ndarray | None:
-        """Which rows to look among, bool [num_rows]; None: all."""
-        if self._question.where is None:
-            return None
-        allowed = self._state.select(self._question.where)
-        num, num_all = ((rows & ~self._state.removed).sum() for rows in (allowed, ~allowed))
-        self._notes.append(f"where: {num:,} of {num + num_all:,} samples")
-        return allowed
-
-    def _safe(self) -> np.ndarray | None:
-        """Which rows may be shown, bool [num_rows]; None: all."""
-        if not self._question.safe:
-            return None
-        rule = safety_rule(self._state.root)
-        if rule is None:
-            raise no_safety(self._state.root)
-        return self._state.select(rule)
-
-    # Candidates: ever more of them, until enough may be shown or there are no more.
-
-    def _look(self) -> None:
-        question = self._question
-        wanted = self._num_wanted()
-        folds = question.dedup or question.unique_urls or question.safe
-        num = 2 * wanted + 16 if folds else wanted
-        self._num_hidden_by_search = 0
-        while True:
-            self._search(num)
-            with timed(self._seconds, "fold"):
-                self._ranking = self._rank()
-            is_all = len(self._rows) < num
-            if is_all or len(self._ranking.shown) >= wanted:
-                return
-            num *= LOOK_FURTHER
-            if self._is_safe is not None and num > MAX_UNSAFE_LOOK * wanted:
-                self._search_safe_only()
-
-    def _num_wanted(self) -> int:
-        question = self._question
-        need = question.offset + question.k
-        if not question.diversify:
-            return need
-        return math.ceil(need / (POOL * question.k)) * POOL * question.k
-
-    def _search(self, num: int) -> None:
-        with timed(self._seconds, "search"):
-            (similarities,), (rows,) = self._state.neighbours(
-                self._vector[None], num, self._question.modality, self._allowed
-            )
-        self._rows, self._similarities = rows[rows >= 0], similarities[rows >= 0]
-
-    def _rank(self) -> Ranking:
-        question, rows = self._question, self._rows
-        urls = None
-        if question.unique_urls:
-            urls = [hit.url for hit in self._state.hits(rows, self._similarities)]
-        return rank(
-            len(rows),
-            is_safe=None if self._is_safe is None else self._is_safe[rows],
-            urls=urls,
-            groups=self._state.groups[rows] if question.dedup else None,
+def _search_together(
+    walks: Sequence[Walk], state: "Snapshot"
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each walk's first candidates: similarities and rows; one search for those that look alike."""
+    alike: dict[tuple[object, ...], list[int]] = {}
+    for place, walk in enumerate(walks):
+        question = walk.question
+        alike.setdefault((question.modality, question.where, walk.num_first), []).append(place)
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for places in alike.values():
+        first = walks[places[0]]
+        vectors = np.stack([walks[place].vector for place in places])
+        similarities, rows = state.neighbours(
+            vectors, first.num_first, first.question.modality, first.allowed
         )
-
-    def _search_safe_only(self) -> None:
-        assert self._is_safe is not None
-        among = ~self._state.removed if self._allowed is None else self._allowed
-        self._num_hidden_by_search = int((among & ~self._state.removed & ~self._is_safe).sum())
-        self._allowed, self._is_safe = among & self._is_safe, None
-
-    # The answer
-
-    def _order(self) -> list[int]:
-        """Places of the candidates that may be shown, as they are shown."""
-        shown, question = self._ranking.shown, self._question
-        if not question.diversify:
-            return shown
-        from retrieval.asking.diversity import diversified
-
-        order: list[int] = []
-        # Pool after pool: a later page goes on where the one before it ended.
-        for start in range(0, len(shown), POOL * question.k):
-            pool = np.array(shown[start : start + POOL * question.k])
-            vectors = self._state.vectors(self._rows[pool], question.modality)
-            places = diversified(self._similarities[pool], vectors, question.diversify)
-            order += pool[places].tolist()
-        return order
-
-    def _hits(self, places: Sequence[int]) -> list["Hit"]:
-        at = np.array(places, np.int64)
-        return self._state.hits(self._rows[at], self._similarities[at])
-
-    def _hidden(self, order: list[int]) -> dict[str, int]:
-        """What was passed over between the page before and this one's end."""
-        end = self._question.offset + self._question.k
-        before = max(order[: self._question.offset], default=-1)
-        last = max(order[:end]) if len(order) >= end else math.inf
-        hidden = self._ranking.num_hidden(before, last)
-        if self._num_hidden_by_search:
-            hidden[UNSAFE] = self._num_hidden_by_search
-        return hidden
-
-    def _note_shortage(self, num_shown: int) -> None:
-        question = self._question
-        if num_shown < question.offset + question.k:
-            num = max(num_shown - question.offset, 0)
-            self._notes.append(f"{num:,} of the {question.k:,} asked for: there are no more")
+        found |= dict(zip(places, zip(similarities, rows, strict=True), strict=True))
+    return [found[place] for place in range(len(walks))]

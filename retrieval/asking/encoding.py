@@ -1,6 +1,6 @@
 """Terms -> unit vectors [n, d] in an index's space, words and pictures each in one batch.
 
-The encoder is loaded when a term first needs it; pictures of the web come through the pipeline's
+Models are loaded when a term first needs them; pictures of the web come through the pipeline's
 safe fetcher. From any number of threads.
 """
 
@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from infra.errors import ConfigError, ConflictError, InputError
+from infra.errors import ConflictError, InputError
 from pipeline.fetching.fetch_settings import Failure, FetchSettings
 from retrieval.asking.clock import Seconds, timed
 from retrieval.asking.question import Term
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from retrieval.encoder import Encoder
     from retrieval.live.snapshot import Snapshot
 
@@ -28,7 +26,7 @@ SHORTEST = 1e-6
 
 
 class TextTower(Protocol):
-    """Whatever encodes words."""
+    """Whatever encodes words into the index's space."""
 
     @property
     def weights_digest(self) -> str: ...
@@ -37,19 +35,14 @@ class TextTower(Protocol):
 
 
 class TermEncoder:
-    """For indices by one encoder."""
+    """For the indices of one encoder."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        encoder: "Encoder | None",
-        fetch: FetchSettings,
-        device: str,
+        self, name: str, *, encoder: "Encoder | None", fetch: FetchSettings, device: str
     ) -> None:
         self._name = name
         self._encoder = encoder
-        self._multilingual: TextTower | None = None
+        self._multilingual: dict[str, TextTower] = {}
         self._fetch = fetch
         self._device = device
         self._loading = threading.Lock()
@@ -59,67 +52,37 @@ class TermEncoder:
     ) -> np.ndarray:
         """[len(terms), d] float32, unit rows. Raises InputError for a term that can't be used."""
         found = np.zeros((len(terms), state.manifest.dim), np.float32)
-        texts = {place: term.text for place, term in enumerate(terms) if term.text is not None}
-        if texts:
-            tower = self.multilingual_tower() if multilingual else self.encoder(state)
-            with timed(seconds, "encode_text"):
-                found[list(texts)] = tower.encode_texts(list(texts.values()))
-        pictures = self._pictures(terms, seconds)
-        if pictures:
-            encoder = self.encoder(state)
-            with timed(seconds, "encode_image"):
-                found[list(pictures)] = encoder.encode_images(list(pictures.values()))
         for place, term in enumerate(terms):
             if term.embedding is not None:
                 found[place] = _given(term.embedding, state)
             elif term.uid is not None:
                 found[place] = _stored(term.uid, state)
+        texts = {place: term.text for place, term in enumerate(terms) if term.text is not None}
+        if texts:
+            tower = self._multilingual_tower(state) if multilingual else self._text_tower(state)
+            with timed(seconds, "encode_text"):
+                found[list(texts)] = tower.encode_texts(list(texts.values()))
+        terms = self.with_pictures(terms, seconds)
+        pictures = {place: term.image for place, term in enumerate(terms) if term.image is not None}
+        if pictures:
+            encoder = self._image_encoder(state)
+            with timed(seconds, "decode"):
+                pixels = np.stack([_pixels(encoder, data) for data in pictures.values()])
+            with timed(seconds, "encode_image"):
+                found[list(pictures)] = encoder.encode_pixels(pixels)
         return found
 
-    def encoder(self, state: "Snapshot") -> "Encoder":
-        """The one that the index was made with; raises ConflictError if its weights changed."""
-        with self._loading:
-            if self._encoder is None:
-                from retrieval.encoder import load_encoder
-
-                self._encoder = load_encoder(self._name, self._device)
-        digest, then = self._encoder.weights_digest, state.manifest.weights_digest
-        if digest != then:
-            raise ConflictError(
-                f"encoder {self._name!r}: its weights changed since the index was made (sha256 "
-                f"{digest[:16]}, then {then[:16]}); run `carrara embed` and `carrara index` on "
-                f"{state.root} again, with --overwrite"
-            )
-        return self._encoder
-
-    def multilingual_tower(self) -> TextTower:
-        """Raises ConfigError where no text tower for other languages shares the index's space."""
-        with self._loading:
-            if self._multilingual is None:
-                from retrieval.towers import load_tower, multilingual_of
-
-                name = multilingual_of(self._name)
-                if name is None:
-                    raise ConfigError(
-                        f"multilingual: no multilingual text tower shares the space of "
-                        f"{self._name!r}; embed and index with a multilingual encoder, such as "
-                        "xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k"
-                    )
-                self._multilingual = load_tower(name)
-            return self._multilingual
-
-    def _pictures(self, terms: Sequence[Term], seconds: Seconds) -> "dict[int, Image.Image]":
-        """Decoded, by place among the terms."""
-        data = {place: term.image for place, term in enumerate(terms) if term.image is not None}
+    def with_pictures(self, terms: Sequence[Term], seconds: Seconds) -> list[Term]:
+        """The same terms, pictures of the web fetched; raises InputError for one that can't be."""
         urls = {place: term.image_url for place, term in enumerate(terms) if term.image_url}
+        found = {}
         if urls:
             with timed(seconds, "fetch"):
-                data |= self._fetched(urls)
-        with timed(seconds, "decode"):
-            return {
-                place: _decoded(data[place], f"picture {terms[place].image_url or ''}".strip())
-                for place in sorted(data)
-            }
+                found = self._fetched(urls)
+        return [
+            Term(image=found[place], weight=term.weight) if place in found else term
+            for place, term in enumerate(terms)
+        ]
 
     def _fetched(self, urls: dict[int, str]) -> dict[int, bytes]:
         from pipeline.fetching.fetch import Fetcher
@@ -139,6 +102,39 @@ class TermEncoder:
             fetcher.close()
         return found
 
+    def _text_tower(self, state: "Snapshot") -> TextTower:
+        return self._image_encoder(state)
+
+    def _multilingual_tower(self, state: "Snapshot") -> TextTower:
+        """Raises ConfigError where no text tower for other languages shares the index's space."""
+        digest = state.manifest.weights_digest
+        with self._loading:
+            if digest not in self._multilingual:
+                from retrieval.towers import tower_of
+
+                self._multilingual[digest] = tower_of(self._name, digest, self._device)
+            return self._multilingual[digest]
+
+    def _image_encoder(self, state: "Snapshot") -> "Encoder":
+        with self._loading:
+            if self._encoder is None:
+                from retrieval.encoder import load_encoder
+
+                self._encoder = load_encoder(self._name, self._device)
+        check_weights(self._encoder.weights_digest, state)
+        return self._encoder
+
+
+def check_weights(digest: str, state: "Snapshot") -> None:
+    """Raises ConflictError unless they are those that the index was made with."""
+    name, then = state.manifest.encoder, state.manifest.weights_digest
+    if digest != then:
+        raise ConflictError(
+            f"encoder {name!r}: its weights changed since the index was made (sha256 "
+            f"{digest[:16]}, then {then[:16]}); run `carrara embed` and `carrara index` on "
+            f"{state.root} again, with --overwrite"
+        )
+
 
 def unit(vector: np.ndarray, reason: str) -> np.ndarray:
     """Of length 1; raises InputError with the reason for one that points nowhere."""
@@ -149,13 +145,11 @@ def unit(vector: np.ndarray, reason: str) -> np.ndarray:
     return direction
 
 
-def _decoded(data: bytes, name: str) -> "Image.Image":
-    from retrieval.pictures import decode_picture
-
+def _pixels(encoder: "Encoder", data: bytes) -> np.ndarray:
     try:
-        return decode_picture(data)
+        return encoder.preprocess(data)
     except InputError as error:
-        raise InputError(f"{name}: {error}; expected a JPEG, PNG, WebP, ...") from None
+        raise InputError(f"picture: {error}; expected a JPEG, PNG, WebP, ...") from None
 
 
 def _given(embedding: list[float], state: "Snapshot") -> np.ndarray:
@@ -164,7 +158,7 @@ def _given(embedding: list[float], state: "Snapshot") -> np.ndarray:
             f"embedding of {len(embedding)} numbers; the index by {state.manifest.encoder!r} takes "
             f"{state.manifest.dim}"
         )
-    return unit(np.asarray(embedding), "embedding is zero; expected a direction")
+    return unit(np.asarray(embedding), "embedding: is zero; expected a direction")
 
 
 def _stored(uid: str, state: "Snapshot") -> np.ndarray:

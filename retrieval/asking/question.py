@@ -20,7 +20,10 @@ KINDS = ("text", "image", "image_url", "embedding", "uid")
 class Term(BaseModel):
     """A part of a question: words, a picture, an embedding, or a sample of the corpus."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # In JSON a picture is base64.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
     text: str | None = None
     image: bytes | None = Field(default=None, repr=False)
@@ -96,11 +99,12 @@ class Answer:
     folded: dict[str, list["Hit"]] = field(default_factory=dict)
     """By uid of the hit that is shown: its near copies."""
     hidden: dict[str, int] = field(default_factory=dict)
-    """By reason: how many were passed over before the last hit."""
+    """By reason: how many were passed over before the last hit and after the page before; where
+    hardly anything is safe, all that is not known to be."""
     notes: list[str] = field(default_factory=list)
     """What else people should be told, a line each."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By step: fetch, encode_text, encode_image, search, filter, dedup, safety, metadata."""
+    """By step: fetch, decode, encode_text, encode_image, filter, search, fold, metadata."""
 
 
 def reason_of(error: ValidationError) -> str:
