@@ -58,15 +58,17 @@ class Served:
 
     def described(self) -> dict[str, Any]:
         """An IndexMessage."""
+        from retrieval.towers import multilingual_of
+
         manifest = self.retriever.manifest
         return {
             "name": self.name,
             "encoder": self.public_encoder,
             "num_rows": self.retriever.num_rows,
             "modalities": list(MODALITIES),
-            "multilingual": False,
-            "safe": False,
-            "columns": [],
+            "multilingual": multilingual_of(self.retriever.encoder) is not None,
+            "safe": self.asker.safety is not None,
+            "columns": self.retriever.state.columns.names,
             "promise": manifest.promise,
             "measured": manifest.measured,
         }

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import InputError
 from retrieval.asking.algebra import parse_algebra
-from retrieval.asking.question import MAX_TERMS, Question, Term
+from retrieval.asking.question import MAX_TERMS, Question, Term, make_term
 from retrieval.embeddings import Modality
 
 MAX_TEXT, MAX_SQL, MAX_URL, MAX_NAME = 10_000, 4_000, 8_000, 200

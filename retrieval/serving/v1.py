@@ -40,7 +40,9 @@ router = APIRouter(prefix="/v1", responses=RESPONSES)
 async def indices(request: Request) -> list[IndexMessage]:
     """What is served."""
     service = _service(request)
-    return [IndexMessage(**served.described()) for served in service.indices.by_name.values()]
+    served = service.indices.by_name.values()
+    described = await service.compute(lambda: [one.described() for one in served])
+    return [IndexMessage(**one) for one in described]
 
 
 @router.post("/search", response_model=SearchAnswer)
