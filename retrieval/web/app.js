@@ -136,7 +136,7 @@ async function askService(cursor, signal) {
     const names = indices.map(({ name }) => name).join(", ");
     throw new ServiceError(`No index is called ${question.index}; this service has ${names}.`);
   }
-  const request = toRequest(question, index, { cursor, inline: service.needsInline });
+  const request = toRequest(question, index, { cursor, inline: service.needsInline || config.inlineThumbnails });
   const { hits, folded = {}, hidden = {}, notes = [], cursor: next } = await service.search(request, signal);
   return { hits, folded, hidden, notes, cursor: next ?? null };
 }
@@ -269,7 +269,7 @@ function showIntro(shown = true) {
   intro.replaceChildren(
     element("h1", {}, `Search ${num}`),
     element("p", {}, "By words, or by a picture: paste one, drop it here, or upload it. Then click a " +
-      "picture to go on from there, or add and subtract: ", element("kbd", {}, "cat + 0.5 tiger - cartoon")),
+      "picture to go on from there, or add and subtract: ", element("kbd", {}, "cat + 0.5*tiger - cartoon")),
     element("p.hint", {}, "Pictures come from this service alone. Their addresses on the web are " +
       "links, and nothing is loaded from them by itself."),
   );

@@ -16,8 +16,8 @@ export function askForSelection({ question, hits, service, canSave }) {
     id: "save-name",
     value: suggestedName(question),
     required: true,
-    pattern: "[A-Za-z0-9_][A-Za-z0-9_.\\-]*",
-    title: "Letters, digits, _ - .",
+    pattern: "[A-Za-z0-9][A-Za-z0-9_\\-]{0,63}",
+    title: "Letters, digits, _ and -",
     autocomplete: "off",
   });
   const problem = element("p.problem", { role: "alert" });

@@ -104,7 +104,7 @@ function showVariety(value) {
 function setUpSize() {
   const slider = byId("size");
   const use = () => document.documentElement.style.setProperty("--size", `${slider.value}px`);
-  slider.value = localStorage.getItem(SIZE) ?? 160;
+  slider.value = localStorage.getItem(SIZE) ?? 140;
   use();
   slider.addEventListener("input", () => {
     localStorage.setItem(SIZE, slider.value);

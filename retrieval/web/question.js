@@ -92,30 +92,49 @@ export function describe(terms) {
   return terms
     .map(({ kind, value, weight }, place) => {
       const sign = weight < 0 ? "− " : place ? "+ " : "";
-      const factor = Math.abs(weight) === 1 ? "" : `${Math.abs(weight)} `;
+      const factor = Math.abs(weight) === 1 ? "" : `${Math.abs(weight)} × `;
       return `${sign}${factor}${kind === "text" ? value : "a picture"}`;
     })
     .join(" ");
 }
 
-const OPERATOR = /(?:^|\s+)([+\-−])\s+(?=(?:[^"]*"[^"]*")*[^"]*$)/;
-const FACTOR = /^(\d*\.\d+|\d+)\s*[*×]\s*|^(\d*\.\d+)\s+/;
+// The grammar of retrieval/asking/algebra.py
 
-/**
- * Terms of what was typed: `cat + 0.5 dog - "black - white"`. Signs stand apart, quotes keep text
- * together; a whole number is a weight only with a star, so that 101 dalmatians stay a hundred.
- */
+const SIGN = /(?:^|(?<=\s))[+\-−](?=\s|$)/;
+const WEIGHT = /^(\d+(?:\.\d+)?)\*(?=\S)/;
+const QUOTED = /^"((?:[^"\\]|\\.)*)"(?=\s+[+\-−](?:\s|$)|\s*$)/s;
+const ADDRESS = /^https?:\/\/\S+$/;
+const UID = "uid:";
+
+/** Terms of what was typed: `cat + 0.5*dog - "black - white"`. Signs stand apart from words. */
 export function parseAlgebra(text) {
-  const [first, ...rest] = ` ${text.trim()}`.split(OPERATOR);
-  const signed = [["+", first]];
-  for (let place = 0; place < rest.length; place += 2) signed.push([rest[place], rest[place + 1]]);
-  return signed
-    .map(([sign, words]) => {
-      const factor = signed.length > 1 ? FACTOR.exec(words.trim()) : null;
-      const plain = words.trim().slice(factor ? factor[0].length : 0).replaceAll('"', "").trim();
-      const weight = (sign === "+" ? 1 : -1) * (factor ? Number(factor[1] ?? factor[2]) : 1);
-      const kind = /^https?:\/\/\S+$/i.test(plain) ? "image_url" : "text";
-      return { kind, value: plain, weight };
-    })
-    .filter((term) => term.value !== "" && term.weight !== 0);
+  const terms = [];
+  let rest = text.trim();
+  while (rest) {
+    const sign = SIGN.exec(rest)?.index === 0 ? rest[0] : "";
+    rest = rest.slice(sign.length).trimStart();
+    const factor = WEIGHT.exec(rest);
+    rest = rest.slice(factor ? factor[0].length : 0);
+    const weight = (sign && sign !== "+" ? -1 : 1) * Number(factor?.[1] ?? 1);
+    const quoted = QUOTED.exec(rest);
+    const end = quoted ? quoted[0].length : (SIGN.exec(rest)?.index ?? rest.length);
+    const words = rest.slice(0, end).trim();
+    if (quoted) terms.push({ kind: "text", value: quoted[1].replace(/\\(.)/gs, "$1"), weight });
+    else if (words) terms.push({ ...operand(words), weight });
+    rest = rest.slice(end).trimStart();
+  }
+  return terms.filter(({ value }) => value.trim() !== "");
+}
+
+/** Words as they are typed: in quotes if they would else be read as more than words. */
+export function typed(words) {
+  const [first, ...others] = parseAlgebra(words);
+  const isPlain = !others.length && first?.kind === "text" && first.value === words;
+  return isPlain ? words : `"${words.replace(/(["\\])/g, "\\$1")}"`;
+}
+
+function operand(words) {
+  if (ADDRESS.test(words)) return { kind: "image_url", value: words };
+  if (words.startsWith(UID)) return { kind: "uid", value: words.slice(UID.length) };
+  return { kind: "text", value: words };
 }

@@ -2,7 +2,7 @@
 // with its sign, its weight and a way to take it out, and the box then adds to them.
 
 import { byId, element, icon, iconButton } from "./dom.js";
-import { parseAlgebra } from "./question.js";
+import { parseAlgebra, typed } from "./question.js";
 
 const STEP = 0.1;
 
@@ -37,7 +37,7 @@ export class TermBox {
   show(terms) {
     this.#terms = terms;
     byId("terms").replaceChildren(...(this.#hasChips ? terms.map(this.#chip, this) : []));
-    this.#words.value = this.#hasChips || !terms.length ? "" : terms[0].value;
+    this.#words.value = this.#hasChips || !terms.length ? "" : typed(terms[0].value);
     this.#words.placeholder = this.#hasChips
       ? "add words, or - words to subtract"
       : "Search by words, or drop a picture";
@@ -55,8 +55,8 @@ export class TermBox {
   }
 
   #submit() {
-    const typed = parseAlgebra(this.#words.value);
-    this.#change(this.#hasChips ? [...this.#terms, ...typed] : typed);
+    const added = parseAlgebra(this.#words.value);
+    this.#change(this.#hasChips ? [...this.#terms, ...added] : added);
   }
 
   #change(terms) {
