@@ -1,7 +1,9 @@
 """What a stage did, for people as a short table and for programs as one JSON object."""
 
 import json
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 
@@ -32,9 +34,13 @@ class Summary:
     """Whatever else the stage measured; JSON-able."""
     table: list[dict[str, object]] = field(default_factory=list)
     """Rows to show people in place of the counts, such as a query's hits."""
+    draw: Callable[[], str | None] | None = None
+    """In place of the table where a terminal can show more; None: it can't."""
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)
+        fields = asdict(self)
+        del fields["draw"]
+        return fields
 
 
 class Stopwatch:
@@ -63,7 +69,10 @@ def print_summary(summary: Summary, *, as_json: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = PIPED_WIDTH
-    if summary.table:
+    drawing = summary.draw() if summary.draw is not None and console.is_terminal else None
+    if drawing is not None:
+        sys.stdout.write(drawing)  # rich would count its escape sequences as text
+    elif summary.table:
         console.print(table_of(summary.table))
     counts = ", ".join(f"{num:,} {reason}" for reason, num in summary.counts.items())
     line = (
