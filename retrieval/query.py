@@ -1,197 +1,277 @@
-"""Search a corpus by words or by picture, from the command line.
+"""Search a corpus by words, by picture, by embedding, and by sums of them.
 
-    carrara query ROOT "french cat" -k 10 --png hits.png
-    carrara query ROOT --image cat.jpg --json
+    carrara query ROOT "french cat" -k 40 --png hits.png
+    carrara query ROOT "cat + ./pool.jpg - 0.5*cartoon" --where "width > 512" --safe --dedup
+    carrara query ROOT --image generated.png --json
+    carrara query ROOT --questions list.txt --parquet hits.parquet
 
-Reads   ROOT/index/<encoder>/ and, for --html and --png, ROOT/shards/
-Writes  the page and the contact sheet asked for; the page needs no network
+Reads   ROOT/index/<encoder>/; ROOT/columns/ for --where and --safe; ROOT/shards/ for pictures
+Writes  the files asked for (the page needs no network), and ROOT/selections/<name> with --save
+
+There are exactly k hits where the corpus has them; what was folded or hidden is said.
 """
 
-import base64
-import io
 import json
+import sys
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from infra import storage
 from infra.config import POSITIONAL, Place, StageConfig
-from infra.errors import ConfigError, ConflictError, InputError
+from infra.errors import ConfigError, InputError
 from infra.summary import Stopwatch, Summary
-from pipeline.fetching.fetch import Failure, Fetcher, FetchSettings
+from pipeline.fetching.fetch_settings import FetchSettings
 from retrieval.embeddings import Modality
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
+    from retrieval.asking.pages import Asked
+    from retrieval.asking.question import Question
+    from retrieval.search import Retriever
 
-    from retrieval.search import Hit, Retriever
-
-THUMBNAIL_SIZE = 256
-SHEET_COLUMNS = 5
+SHARED = (
+    *("k", "offset", "modality", "where", "safe", "dedup", "unique_urls", "diversify"),
+    *("multilingual", "aesthetic_score", "aesthetic_weight"),
+)
+"""Settings that are a question's; a line of --questions may have its own."""
 
 
 class Config(StageConfig):
     root: Annotated[Place, POSITIONAL]
     """The corpus: a folder or an fsspec URL."""
     text: Annotated[str | None, POSITIONAL] = None
-    """What to look for, in words."""
+    """What to look for: words, ./picture.jpg, https://..., uid:..., added with + and -."""
     k: Annotated[int, Parameter(alias="-k"), Field(ge=1)] = 10
     """How many hits."""
+    offset: int = Field(default=0, ge=0)
+    """How many of the first hits to leave out."""
     image: str | None = None
     """Look for what resembles this picture: a file or a URL."""
+    questions: str | None = None
+    """Many at once: a .txt of a query a line, a .jsonl of questions, a .npy of embeddings."""
     modality: Modality = "image"
     """Compare the query with pictures (image) or with captions (text)."""
+    where: str | None = None
+    """SQL that is true for the samples to look among, such as "width > 512 and language = 'en'"."""
+    safe: bool = False
+    """Leave out what the safety columns don't hold for safe."""
+    dedup: bool = False
+    """Show one picture of each group of near copies."""
+    unique_urls: bool = False
+    """Show one sample of each URL."""
+    diversify: float = Field(default=0.0, ge=0, le=1)
+    """0: nearest first; towards 1: unlike what is shown already."""
+    multilingual: bool = False
+    """Read the words by the multilingual text tower of the encoder's space."""
+    aesthetic_score: int | None = Field(default=None, ge=0, le=10)
+    """Move the query towards pictures of this rating."""
+    aesthetic_weight: float | None = 0.5
+    """By how much."""
     encoder: str | None = None
     """Whose index; none: the only one there is."""
     device: str = "cpu"
     """Where the query is encoded: cpu, cuda."""
-    html: str | None = None
+    jsonl: Place | None = None
+    """Write the hits here, a line each."""
+    parquet: Place | None = None
+    """Write the hits here, a row each."""
+    html: Place | None = None
     """Write a page of the hits here."""
-    png: str | None = None
+    png: Place | None = None
     """Write a contact sheet of the hits here."""
+    save: str | None = Field(default=None, pattern=r"^[\w][\w.-]*$")
+    """Keep the hits as a selection of this name, for `pack` and `train`."""
+    overwrite: bool = False
+    """Replace a selection of this name that stands for something else."""
+    previews: bool = True
+    """Show small pictures in a terminal that can."""
     fetch: FetchSettings = FetchSettings()
 
 
 def run(config: Config) -> Summary:
     """Raises InputError for a corpus without an index or a picture that can't be used."""
-    if (config.text is None) == (config.image is None):
-        raise ConfigError(
-            "a query is words or a picture: `carrara query ROOT WORDS` or `carrara query ROOT "
-            f"--image FILE_OR_URL`, {'both were' if config.text else 'neither was'} given"
-        )
-    if config.text is not None and not config.text.strip():
-        raise ConfigError(f"query {config.text!r}: no words; expected what to look for")
     with Stopwatch() as watch:
-        # Before the encoder, which takes seconds to load: most mistakes are found here.
+        labels, questions = _questions(config)
+        from retrieval.asking.asker import Asker
+        from retrieval.asking.pages import Asked
         from retrieval.search import Retriever
 
         retriever = Retriever.open(config.root, config.encoder)
-        picture = _read_picture(config) if config.image is not None else None
-        (hits,) = retriever.search(_encode(config, retriever, picture), config.k, config.modality)
-        outputs = _write_pages(config, retriever, hits, picture)
+        asker = Asker(retriever, fetch=config.fetch, device=config.device)
+        questions = asker.with_pictures(questions)
+        answers = asker.answer_many(questions)
+        asked = [Asked(*one) for one in zip(labels, questions, answers, strict=True)]
+        for one in asked:
+            for note in one.answer.notes:
+                print(f"query: {f'{one.label}: ' if len(asked) > 1 else ''}{note}", file=sys.stderr)
+        outputs = _write(config, retriever, asked)
     return Summary(
         stage="query",
         num_in=retriever.num_rows,
-        num_out=len(hits),
+        num_out=sum(len(one.answer.hits) for one in asked),
+        counts=_passed_over(asked),
         seconds=watch.seconds,
         outputs=outputs,
-        details={
-            "query": config.text if config.text is not None else config.image,
-            "modality": config.modality,
-            "encoder": retriever.encoder,
-            # Through JSON, for columns of the user's own list whose values JSON has no form for.
-            "hits": json.loads(json.dumps([asdict(hit) for hit in hits], default=str)),
-        },
-        table=[_row(hit) for hit in hits],
+        details={"modality": config.modality, "encoder": retriever.encoder, **_details(asked)},
+        table=_table(asked),
+        draw=(lambda: _drawing(retriever, asked)) if config.previews else None,
     )
 
 
-def _row(hit: "Hit") -> dict[str, object]:
-    return {
-        "rank": hit.rank,
-        "similarity": hit.similarity,
-        "caption": hit.caption,
-        "url": hit.url,
-        "uid": hit.uid,
-    }
+# Questions
 
 
-def _encode(config: Config, retriever: "Retriever", picture: "Image.Image | None") -> "np.ndarray":
-    """The query as a vector [1, d]."""
-    from retrieval.encoder import load_encoder
-
-    encoder = load_encoder(retriever.encoder, config.device)
-    if encoder.weights_digest != retriever.manifest.weights_digest:
-        raise ConflictError(
-            f"encoder {encoder.name!r}: its weights changed since the index was made (sha256 "
-            f"{encoder.weights_digest[:16]}, then {retriever.manifest.weights_digest[:16]}); run "
-            f"`carrara embed` and `carrara index` on {config.root} again, with --overwrite"
+def _questions(config: Config) -> "tuple[list[str], list[Question]]":
+    """Each question's words, for people, and the question."""
+    given = [config.text is not None, config.image is not None, config.questions is not None]
+    if sum(given) != 1:
+        raise ConfigError(
+            "a query is words, a picture or a list of questions: `carrara query ROOT WORDS`, "
+            "`carrara query ROOT --image FILE_OR_URL` or `carrara query ROOT --questions FILE`; "
+            f"{'several were' if any(given) else 'neither was'} given"
         )
-    if picture is not None:
-        return encoder.encode_images([picture])
+    settings = config.model_dump(include=set(SHARED))
+    if config.questions is not None:
+        return _listed(config.questions, settings)
+    if config.image is not None:
+        from retrieval.asking.files import read_picture
+        from retrieval.asking.question import Term
+
+        is_url = config.image.startswith(("http://", "https://"))
+        term = Term(image_url=config.image) if is_url else read_picture(config.image)
+        return [config.image], [_question("--image", settings | {"terms": [term]})]
     assert config.text is not None
-    return encoder.encode_texts([config.text])
+    if not config.text.strip():
+        raise ConfigError(f"query {config.text!r}: no words; expected what to look for")
+    return [config.text], [_question("query", settings | {"query": config.text})]
 
 
-def _read_picture(config: Config) -> "Image.Image":
-    from retrieval.pictures import decode_picture
+def _listed(url: str, settings: dict[str, Any]) -> "tuple[list[str], list[Question]]":
+    from retrieval.asking.algebra import format_algebra
+    from retrieval.asking.files import read_entries
 
-    assert config.image is not None
-    place = config.image
-    if place.startswith(("http://", "https://")):
-        answer = Fetcher(config.fetch).fetch(place)
-        if isinstance(answer, Failure):
-            raise InputError(f"--image {place}: can't be fetched ({answer.reason})")
-        data = answer.data
-    else:
-        try:
-            data = storage.read_bytes(place)
-        except FileNotFoundError:
-            raise InputError(f"--image {place}: no such file; expected a picture") from None
+    labels, questions = [], []
+    for place, fields in read_entries(url):
+        question = _question(place, settings | fields)
+        questions.append(question)
+        labels.append(str(fields.get("query") or format_algebra(question.terms)))
+    if not questions:
+        raise InputError(f"--questions {url}: no question in it; expected one a line")
+    return labels, questions
+
+
+def _question(place: str, fields: dict[str, Any]) -> "Question":
+    """Of its fields, "query" being words of algebra; raises InputError naming the place."""
+    from retrieval.asking.algebra import parse_algebra
+    from retrieval.asking.question import Question, reason_of
+
+    rest = dict(fields)
+    if "query" in rest:
+        rest["terms"] = parse_algebra(str(rest.pop("query")), files=True)
     try:
-        return decode_picture(data)
-    except InputError as error:
-        raise InputError(f"--image {place}: {error}; expected a JPEG, PNG, WebP, ...") from None
+        return Question.model_validate(rest)
+    except ValidationError as error:
+        raise InputError(f"{place}: {reason_of(error)}") from None
 
 
-# Pages
+# What is told and written
 
 
-def _write_pages(
-    config: Config, retriever: "Retriever", hits: list["Hit"], picture: "Image.Image | None"
-) -> dict[str, str]:
+def _passed_over(asked: "list[Asked]") -> dict[str, int]:
+    """Over all questions: how many hits are folded, or hidden, by reason."""
+    counts: dict[str, int] = {}
+    for one in asked:
+        num_folded = sum(map(len, one.answer.folded.values()))
+        for reason, num in {"folded": num_folded, **one.answer.hidden}.items():
+            counts[reason] = counts.get(reason, 0) + num
+    return {reason: num for reason, num in counts.items() if num}
+
+
+def _details(asked: "list[Asked]") -> dict[str, object]:
+    # Through JSON, for columns of the user's own list whose values JSON has no form for.
+    found = [
+        json.loads(json.dumps({"query": one.label, **asdict(one.answer)}, default=str))
+        for one in asked
+    ]
+    return found[0] if len(found) == 1 else {"answers": found}
+
+
+def _table(asked: "list[Asked]") -> list[dict[str, object]]:
+    from retrieval.asking.previews import plain
+
+    rows = []
+    for one in asked:
+        for hit in one.answer.hits:
+            row: dict[str, object] = {"query": plain(one.label)} if len(asked) > 1 else {}
+            row |= {"rank": hit.rank, "similarity": hit.similarity, "caption": plain(hit.caption)}
+            row |= {"url": plain(hit.url), "uid": hit.uid}
+            rows.append(row)
+    return rows
+
+
+def _drawing(retriever: "Retriever", asked: "list[Asked]") -> str | None:
+    from rich.console import Console
+
+    from retrieval.asking.pages import read_pictures
+    from retrieval.asking.previews import draw_hits, plain
+    from retrieval.asking.terminal import detect_previews
+
+    kind = detect_previews()
+    if kind is None:
+        return None
+    console = Console()
+    drawn = ""
+    for one in asked:
+        answer = one.answer
+        pictures = read_pictures(retriever, answer.hits)
+        drawn += f"{plain(one.label)}\n\n" if len(asked) > 1 else "\n"
+        drawn += draw_hits(
+            answer.hits,
+            [len(answer.folded.get(hit.uid, ())) for hit in answer.hits],
+            [pictures[hit.uid] for hit in answer.hits],
+            kind,
+            console.width,
+            true_colour=console.color_system == "truecolor",
+        )
+    return drawn
+
+
+def _write(config: Config, retriever: "Retriever", asked: "list[Asked]") -> dict[str, str]:
     """The paths written, by kind."""
-    if config.html is None and config.png is None:
-        return {}
-    from retrieval.pictures import decode_picture
+    from retrieval.asking import pages, records
 
-    images = retriever.read_images(hits)
-    pictures = [decode_picture(images[hit.uid]) for hit in hits]
     outputs = {}
-    if config.png is not None:
-        from pipeline.pages.contact_sheet import contact_sheet
-
-        captions = [f"{hit.similarity:.3f} {hit.caption}" for hit in hits]
-        with storage.publish(config.png) as path:
-            contact_sheet(pictures, captions, SHEET_COLUMNS).save(path, "PNG")
-        outputs["png"] = config.png
-    if config.html is not None:
-        page = _page(config, retriever, hits, pictures, picture)
-        storage.publish_text(config.html, page)
-        outputs["html"] = config.html
+    labels, answers = [one.label for one in asked], [one.answer for one in asked]
+    if config.jsonl is not None:
+        records.write_jsonl(config.jsonl, labels, answers)
+        outputs["jsonl"] = config.jsonl
+    if config.parquet is not None:
+        records.write_parquet(config.parquet, labels, answers)
+        outputs["parquet"] = config.parquet
+    if config.png is not None or config.html is not None:
+        shown = [
+            hit
+            for one in answers
+            for hit in (*one.hits, *(copy for copies in one.folded.values() for copy in copies))
+        ]
+        pictures = pages.read_pictures(retriever, shown)
+        if config.png is not None:
+            pages.write_sheet(config.png, asked, pictures)
+            outputs["png"] = config.png
+        if config.html is not None:
+            pages.write_page(config.html, asked, retriever, pictures)
+            outputs["html"] = config.html
+    if config.save is not None:
+        outputs |= _save(config, asked)
     return outputs
 
 
-def _page(
-    config: Config,
-    retriever: "Retriever",
-    hits: list["Hit"],
-    pictures: list["Image.Image"],
-    picture: "Image.Image | None",
-) -> str:
-    import jinja2
+def _save(config: Config, asked: "list[Asked]") -> dict[str, str]:
+    from retrieval.asking.saved import save_selection
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("query.html").render(
-        query=config.text if config.text is not None else config.image,
-        query_picture=None if picture is None else _data_uri(picture),
-        hits=list(zip(hits, map(_data_uri, pictures), strict=True)),
-        modality=config.modality,
-        encoder=retriever.encoder,
-        num_rows=retriever.num_rows,
-    )
-
-
-def _data_uri(picture: "Image.Image") -> str:
-    thumbnail = picture.copy()
-    thumbnail.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    buffer = io.BytesIO()
-    thumbnail.save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    assert config.save is not None
+    uids = [hit.uid for one in asked for hit in one.answer.hits]
+    wording = "; ".join(one.label for one in asked)
+    saved = save_selection(config.root, config.save, uids, wording, overwrite=config.overwrite)
+    return saved.outputs

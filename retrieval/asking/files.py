@@ -23,6 +23,7 @@ PICTURE_SUFFIXES = (
     *(".heic", ".jxl"),
 )
 EMBEDDING_SUFFIXES = (".npy", ".json")
+WORDS = "expected a picture or an embedding; words that look like a file go in double quotes"
 _PATH_BEGINNINGS = ("./", "../", "/", "~/", "file://", "s3://", "gs://", "memory://")
 
 
@@ -34,16 +35,27 @@ def looks_like_a_file(text: str) -> bool:
 
 def read_term(url: str, weight: float = 1.0) -> Term:
     """Raises InputError where there is no such file or it holds no picture and no embedding."""
-    data = _read(url, "put words that look like a file in double quotes")
     if not url.lower().endswith(EMBEDDING_SUFFIXES):
-        return Term(image=data, weight=weight)
-    rows = _rows(url, data)
+        return read_picture(url, weight)
+    rows = _rows(url, _read(url, WORDS))
     if len(rows) != 1:
         raise InputError(
             f"{url}: {len(rows)} embeddings; expected one, or give the file as --questions, which "
             "asks for each"
         )
     return make_term(url, embedding=rows[0], weight=weight)
+
+
+def read_picture(url: str, weight: float = 1.0) -> Term:
+    """Raises InputError for what is no picture, as long as its name can be told."""
+    from retrieval.pictures import decode_picture
+
+    data = _read(url, WORDS)
+    try:
+        decode_picture(data)
+    except InputError as error:
+        raise InputError(f"{url}: {error}; expected a JPEG, PNG, WebP, ...") from None
+    return Term(image=data, weight=weight)
 
 
 def read_entries(url: str) -> Iterator[tuple[str, dict[str, Any]]]:
