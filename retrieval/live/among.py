@@ -5,6 +5,7 @@ that k answers come back; what can't (PQ and RaBitQ fast-scan without lists) is 
 more until k are left.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,10 @@ import numpy as np
 
 Parameters = dict[str, int]
 """nprobe, efSearch, k_factor; what is not named is as the index itself has it."""
+
+
+Found = tuple[np.ndarray, np.ndarray]
+"""Similarities and row numbers, [n, k] each, best first; -inf and -1 where there are no more."""
 
 
 class AllowedRows:
@@ -36,10 +41,10 @@ def search_among(
     k: int,
     allowed: AllowedRows | None,
     parameters: Parameters,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Similarities [n, k] and ids [n, k], best first; id -1 and -inf where no more was found.
+) -> Found:
+    """The k nearest of `allowed` rows; None: of all.
 
-    `allowed` None: every row. Inverted lists are looked into, more and more of them, until k are
+    Inverted lists are looked into, more and more of them, until k are
     found or there are no more lists.
     """
     depth = min(k, index.ntotal if allowed is None else allowed.num)
@@ -58,15 +63,13 @@ def _search(
     k: int,
     allowed: AllowedRows | None,
     parameters: Parameters,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Found:
     if not takes_selector(index):
         return _overask(index, queries, k, allowed)
     selector = None if allowed is None else allowed.selector
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None:
-        found: tuple[np.ndarray, np.ndarray] = index.search(
-            queries, k, params=_parameters(index, selector, parameters)
-        )
+        found: Found = index.search(queries, k, params=_parameters(index, selector, parameters))
         return found
     num_probes = min(parameters.get("nprobe", ivf.nprobe), ivf.nlist)
     while True:
@@ -115,11 +118,9 @@ def _with(settings: Any, **fields: Any) -> faiss.SearchParameters:
     return made
 
 
-def _overask(
-    index: faiss.Index, queries: np.ndarray, k: int, allowed: AllowedRows | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _overask(index: faiss.Index, queries: np.ndarray, k: int, allowed: AllowedRows | None) -> Found:
     if allowed is None:
-        everything: tuple[np.ndarray, np.ndarray] = index.search(queries, k)
+        everything: Found = index.search(queries, k)
         return everything
     depth = k
     while True:
@@ -131,3 +132,11 @@ def _overask(
     first = np.argsort(~is_shown, axis=1, kind="stable")[:, :k]
     ids = np.where(is_shown, ids, -1)
     return np.take_along_axis(similarities, first, 1), np.take_along_axis(ids, first, 1)
+
+
+def best_of(found: Sequence[Found], k: int) -> Found:
+    """The best k of several answers to the same queries, as one."""
+    similarities = np.concatenate([one for one, _ in found], axis=1)
+    rows = np.concatenate([one for _, one in found], axis=1)
+    best = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(similarities, best, 1), np.take_along_axis(rows, best, 1)

@@ -3,8 +3,6 @@
 Reads   ROOT/index/<encoder>/image.index text.index, segments/<number>/
 """
 
-from collections.abc import Sequence
-
 import faiss
 import numpy as np
 
@@ -12,10 +10,7 @@ from infra import storage
 from infra.errors import DamagedError
 from retrieval.embeddings import MODALITIES, Modality
 from retrieval.indexing.manifest import Segment
-from retrieval.live.among import AllowedRows, search_among
-
-Found = tuple[np.ndarray, np.ndarray]
-"""Similarities and row numbers, [n, k] each, best first; -inf and -1 where there are no more."""
+from retrieval.live.among import AllowedRows, Found, search_among
 
 
 class OpenSegment:
@@ -23,6 +18,7 @@ class OpenSegment:
 
     def __init__(self, folder: str, segment: Segment, dim: int) -> None:
         self._segment = segment
+        self.num_rows = segment.num_rows
         self._indices = {
             modality: _open(storage.join(folder, segment.index_name(modality)), segment, dim)
             for modality in MODALITIES
@@ -31,23 +27,9 @@ class OpenSegment:
     def search(
         self, queries: np.ndarray, k: int, modality: Modality, allowed: AllowedRows | None
     ) -> Found:
-        """Rows are counted from the segment's first."""
+        """Row numbers count from the segment's first."""
         parameters = self._segment.parameters_for(modality)
         return search_among(self._indices[modality], queries, k, allowed, parameters)
-
-
-def best_of(found: Sequence[Found], starts: np.ndarray, k: int) -> Found:
-    """The best k of all segments' answers; `starts` are their first row numbers."""
-    similarities = np.concatenate([one for one, _ in found], axis=1)
-    rows = np.concatenate(
-        [
-            np.where(ids < 0, -1, ids + start)
-            for (_, ids), start in zip(found, starts, strict=False)
-        ],
-        axis=1,
-    )
-    best = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(similarities, best, 1), np.take_along_axis(rows, best, 1)
 
 
 def _open(url: str, segment: Segment, dim: int) -> faiss.Index:

@@ -19,12 +19,13 @@ from pipeline.corpus import PLACE_SCHEMA
 from pipeline.takedown.tombstones import Tombstones
 from retrieval.embeddings import MODALITIES, Modality, embeddings_url, index_url
 from retrieval.indexing.manifest import IndexManifest
-from retrieval.live.among import AllowedRows
+from retrieval.live.among import AllowedRows, Found, best_of
 from retrieval.live.columns import Columns
+from retrieval.live.exact import MAX_ROWS, search_exactly_among
 from retrieval.live.images import Place, Wanted, read_images
 from retrieval.live.metadata import Metadata
 from retrieval.live.removal import removed_rows
-from retrieval.live.segments import OpenSegment, best_of
+from retrieval.live.segments import OpenSegment
 from retrieval.live.vectors import map_array, stored_vectors
 
 
@@ -110,12 +111,13 @@ class Snapshot:
             )
         queries = np.ascontiguousarray(vectors, np.float32)
         k = min(k, self.num_rows)
-        among = self._among(allowed)
-        found = [
-            segment.search(queries, k, modality, rows)
-            for segment, rows in zip(self._segments, among, strict=True)
-        ]
-        return best_of(found, self._starts, k)
+        stored = self._vectors[modality]
+        if allowed is not None and stored is not None:
+            rows = np.flatnonzero(allowed & ~self.removed)
+            if len(rows) <= MAX_ROWS:
+                return search_exactly_among(stored, rows, queries, k)
+        among = zip(self._segments, self._starts, self._among(allowed), strict=False)
+        return best_of([self._of_segment(*one, queries, k, modality) for one in among], k)
 
     def search(
         self,
@@ -144,7 +146,7 @@ class Snapshot:
                 f"{embeddings_url(self.root, self.manifest.encoder)}: the vectors are not there; "
                 f"make them with `carrara embed {self.root} --encoder {self.manifest.encoder}`"
             )
-        return stored.take(np.asarray(rows, np.int64))
+        return stored.take(np.asarray(rows, np.int64)).astype(np.float32)
 
     def read_images(self, hits: Sequence[Hit]) -> dict[str, bytes]:
         """The encoded pictures of these hits, by uid; those that were taken down are left out."""
@@ -167,6 +169,29 @@ class Snapshot:
         rows = self._metadata.rows_of([uid])
         shown = rows[~self.removed[rows]]
         return int(shown[0]) if len(shown) else None
+
+    def _of_segment(
+        self,
+        segment: OpenSegment,
+        start: int,
+        allowed: AllowedRows | None,
+        queries: np.ndarray,
+        k: int,
+        modality: Modality,
+    ) -> Found:
+        similarities, ids = segment.search(queries, k, modality, allowed)
+        found = similarities, np.where(ids < 0, -1, ids + start)
+        stored = self._vectors[modality]
+        num = segment.num_rows if allowed is None else allowed.num
+        # A graph does not reach every row.
+        short = np.flatnonzero(ids[:, : min(k, num)].min(axis=1, initial=0) < 0)
+        if len(short) and stored is not None:
+            mask = np.ones(num, bool) if allowed is None else allowed.mask
+            rows = start + np.flatnonzero(mask)
+            exact = search_exactly_among(stored, rows, queries[short], k)
+            for approximate, true in zip(found, exact, strict=True):
+                approximate[short] = true
+        return found
 
     def _among(self, allowed: np.ndarray | None) -> "list[AllowedRows | None]":
         if allowed is not None:

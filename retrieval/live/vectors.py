@@ -28,8 +28,8 @@ class StoredVectors:
         self._arrays = [map_array(storage.join(folder, name)) for name in names]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """[len(rows), d] float32, at these row numbers in any order."""
-        found = np.empty((len(rows), self.dim), np.float32)
+        """[len(rows), d] float16, at these row numbers in any order."""
+        found = np.empty((len(rows), self.dim), np.float16)
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(numbers):
             here = numbers == number

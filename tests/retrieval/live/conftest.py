@@ -1,0 +1,168 @@
+"""Corpora with embeddings that need no encoder: vectors of one's own, and bytes for pictures."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra import storage
+from infra.stamp import Stamp
+from pipeline.corpus import (
+    ROW_SCHEMA,
+    SUCCESS,
+    Manifest,
+    Sample,
+    Shard,
+    read_rows,
+    sample_uid,
+    write_manifest,
+    write_shard,
+)
+from retrieval.embeddings import (
+    EmbeddingsManifest,
+    Part,
+    array_name,
+    embeddings_url,
+    metadata_name,
+)
+
+ENCODER = "Test/none"
+
+
+def unit_rows(num_rows: int, dim: int, seed: int) -> np.ndarray:
+    """[n, d] float16, as embeddings are stored."""
+    rows = np.random.default_rng(seed).standard_normal((num_rows, dim), np.float32)
+    units: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return units.astype(np.float16)
+
+
+class EmbeddedCorpus:
+    """A corpus that grows by shards, and its embeddings."""
+
+    def __init__(self, root: str, dim: int = 16) -> None:
+        self.root, self.dim = root, dim
+        self.image = np.zeros((0, dim), np.float16)
+        self.text = np.zeros((0, dim), np.float16)
+        self.uids: list[str] = []
+        self._shards: list[Shard] = []
+        self._parts: list[Part] = []
+
+    def grow(self, num_samples: int, seed: int = 0) -> None:
+        """By one shard, written with the manifests of corpus and embeddings."""
+        number = len(self._shards)
+        image = unit_rows(num_samples, self.dim, 2 * seed + 100 * number)
+        text = unit_rows(num_samples, self.dim, 2 * seed + 100 * number + 1)
+        shard = self._write_shard(f"{number:05d}", num_samples)
+        self._shards.append(shard)
+        self._write_part(shard, image, text)
+        self.image = np.concatenate([self.image, image])
+        self.text = np.concatenate([self.text, text])
+        self._write_manifests()
+
+    def _write_shard(self, name: str, num_samples: int) -> Shard:
+        samples, rows = [], []
+        for i in range(num_samples):
+            key = f"{name}{i:04d}"
+            url, caption = f"https://{i % 3}.example.org/{key}.jpg", f"sample {key}"
+            uid, image = sample_uid(url, caption), f"the picture {key}".encode()
+            row = dict.fromkeys(ROW_SCHEMA.names) | {
+                "key": key, "uid": uid, "url": url, "caption": caption, "status": SUCCESS,
+                "width": i, "sha256": hashlib.sha256(image).hexdigest(),
+            }  # fmt: skip
+            rows.append(row)
+            samples.append(Sample(key, uid, caption, image, "jpg", row))
+            self.uids.append(uid)
+        return write_shard(self.root, name, samples, pa.Table.from_pylist(rows, ROW_SCHEMA), {})
+
+    def _write_part(self, shard: Shard, image: np.ndarray, text: np.ndarray) -> None:
+        number = str(int(shard.name))
+        rows = read_rows(self.root, shard).drop_columns(["status", "error_message"])
+        metadata = rows.rename_columns(["image_path", *rows.column_names[1:]])
+        contents = {
+            array_name("image", number): _npy(image),
+            array_name("text", number): _npy(text),
+            metadata_name(number): _parquet(metadata),
+        }
+        for name, data in contents.items():
+            storage.publish_bytes(storage.join(self.folder, name), data)
+        self._parts.append(
+            Part(
+                shard=shard.name,
+                file_number=number,
+                num_rows=len(image),
+                num_undecodable=0,
+                dim=self.dim,
+                shard_digest=shard.sha256,
+                rows_digest=shard.rows_sha256,
+                precision="fp32",
+                files={name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+            )
+        )
+
+    def _write_manifests(self) -> None:
+        corpus = Manifest(
+            stage="download",
+            config={},
+            config_digest="0" * 16,
+            input_digest="0" * 16,
+            shards=list(self._shards),
+            counts={SUCCESS: len(self.image)},
+        )
+        write_manifest(self.root, corpus)
+        embeddings = EmbeddingsManifest(
+            encoder=ENCODER,
+            weights_digest="0" * 64,
+            precision="fp32",
+            dim=self.dim,
+            corpus_digest=corpus.digest,
+            counts={"embedded": len(self.image)},
+            parts=list(self._parts),
+            files={name: digest for part in self._parts for name, digest in part.files.items()},
+        )
+        for name, record in (
+            ("manifest.json", embeddings),
+            (
+                "stamp.json",
+                Stamp(
+                    stage="embed",
+                    input_digest=corpus.digest,
+                    config_digest="0" * 16,
+                    config={},
+                ),
+            ),
+        ):
+            storage.publish_text(storage.join(self.folder, name), record.model_dump_json())
+
+    @property
+    def folder(self) -> str:
+        return embeddings_url(self.root, ENCODER)
+
+
+def _npy(rows: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, rows, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_embedded() -> Callable[..., EmbeddedCorpus]:
+    """make_embedded(folder, 60, 40): a corpus of two shards of so many samples each."""
+
+    def make(folder: Path, *num_samples: int, dim: int = 16) -> EmbeddedCorpus:
+        corpus = EmbeddedCorpus(str(folder), dim)
+        for num in num_samples:
+            corpus.grow(num)
+        return corpus
+
+    return make

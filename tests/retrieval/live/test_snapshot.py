@@ -1,0 +1,79 @@
+"""Segments that answer as one, against brute force over the stored vectors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.takedown.tombstones import Tombstone, add_tombstones
+from retrieval import index
+from retrieval.live import exact
+from retrieval.search import Retriever
+
+NUM_ROWS = (150, 110, 40)
+KINDS = ["Flat", "HNSW16", "IVF4,SQ8", "IVF4,RaBitQ4", "IVF4,RaBitQfs,Refine(SQ8)"]
+KINDS += ["IVF4,PQ8x4fs,RFlat", "PCA8,IVF4,SQ8", "PQ8x4fs"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def segmented(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_embedded: Callable[..., Any],
+) -> tuple[Any, Retriever]:
+    """An index of one kind in three segments, 15 of its rows taken down."""
+    corpus = make_embedded(tmp_path_factory.mktemp("segmented") / "corpus")
+    for num in NUM_ROWS:
+        corpus.grow(num)
+        index.run(index.Config(root=corpus.root, kind=request.param, num_queries=5))
+    gone = corpus.uids[::20]
+    add_tombstones(corpus.root, [Tombstone("uid", uid, None, "", "") for uid in gone])
+    retriever = Retriever.open(corpus.root)
+    assert len(retriever.manifest.segments) == len(NUM_ROWS)
+    assert np.flatnonzero(retriever.removed).tolist() == list(range(0, 300, 20))
+    return corpus, retriever
+
+
+def masks() -> st.SearchStrategy[np.ndarray | None]:
+    """None, or which rows are allowed: none, few, many or all."""
+
+    def mask(seed: int, share: float) -> np.ndarray:
+        chosen: np.ndarray = np.random.default_rng(seed).random(sum(NUM_ROWS)) < share
+        return chosen
+
+    shares = st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.95, 1.0])
+    return st.none() | st.builds(mask, st.integers(0, 1000), shares)
+
+
+@pytest.mark.parametrize("max_exact", [0, exact.MAX_ROWS])
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(allowed=masks(), k=st.integers(1, 350), seed=st.integers(0, 50))
+def test_exactly_k_of_the_rows_that_may_be_shown(
+    segmented: tuple[Any, Retriever],
+    monkeypatch: pytest.MonkeyPatch,
+    max_exact: int,
+    allowed: np.ndarray | None,
+    k: int,
+    seed: int,
+) -> None:
+    """By the index's selectors (0) and by exact scan."""
+    corpus, retriever = segmented
+    monkeypatch.setattr("retrieval.live.snapshot.MAX_ROWS", max_exact)
+    queries = corpus.image[[seed, 299 - seed]].astype(np.float32)
+    similarities, rows = retriever.neighbours(queries, k, "image", allowed)
+    may = ~retriever.removed if allowed is None else allowed & ~retriever.removed
+    num = min(k, int(may.sum()))
+    assert similarities.shape == rows.shape == (2, min(k, 300))
+    assert (rows[:, num:] == -1).all()
+    is_flat = retriever.manifest.segments[0].kinds["image"] == "Flat"
+    is_exact = is_flat or (allowed is not None and max_exact > 0)
+    for query, found, near in zip(queries, rows[:, :num], similarities[:, :num], strict=True):
+        assert may[found].all()
+        assert len(set(found.tolist())) == num
+        assert (np.diff(near) <= 0).all()
+        if is_exact:
+            true = np.sort((corpus.image.astype(np.float32) @ query)[may])[::-1][:num]
+            assert near == pytest.approx(true, abs=2e-6)
