@@ -21,6 +21,7 @@ RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.dedup.grouping",
     "pipeline.pages.contact_sheet",
     "pipeline.fetching.fetch",
+    "pipeline.pixels",
     "pipeline.score",
     "pipeline.takedown.takedown",
 }
