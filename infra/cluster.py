@@ -109,15 +109,19 @@ def map_on_workers(
     description: str,
     unit: str,
     size: Callable[[Item], int] = lambda _item: 1,
+    is_tracked: bool = True,
 ) -> Generator[Outcome[Item, Result], None, None]:
     """Apply a worker's function to every item; outcomes come as they finish, in no set order.
 
     `size` says how many `unit`s of progress an item is worth. `make` and the items are pickled.
+    A caller that follows its workers within their items says that it is not tracked here.
     """
-    with track(description, sum(map(size, items)), unit) as bar:
+    tracked = track(description, sum(map(size, items)), unit) if is_tracked else nullcontext()
+    with tracked as bar:
         outcomes = _run_here(make, items) if workers.local else _run_on_ray(make, items, workers)
         for outcome in outcomes:
-            bar.advance(size(outcome.item))
+            if bar is not None:
+                bar.advance(size(outcome.item))
             yield outcome
 
 

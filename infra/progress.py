@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-LINE_EVERY_S = 2.0
+LINE_EVERY_S = 1.5
 
 
 class Bar(Protocol):
