@@ -6,11 +6,14 @@
                               parts/part_{i}.json            what was counted; a shard's last file
                               manifest.json                  written last
 
-`i` is the shard's number; the rows of its three files belong together.
+`i` is the shard's number; the rows of its three files belong together. A part is of one state of
+its shard: `embed` keeps it as long as the shard's digests are the same, however the corpus grows.
 """
 
 import hashlib
 import io
+import re
+from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +24,7 @@ from infra import storage
 from infra.config import digest_of
 from infra.errors import ConflictError, DamagedError, InputError
 from infra.records import read_record
-from pipeline.corpus import Manifest
+from pipeline.corpus import Manifest, Shard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +38,7 @@ SCHEMA_VERSION = 1
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 _PREFIXES: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
+_PART = re.compile(r"parts/part_(\d+)(?:_\d+)*\.json")
 
 
 class Part(BaseModel):
@@ -49,8 +53,23 @@ class Part(BaseModel):
     num_undecodable: int
     """Samples of the shard left out because their picture can't be decoded."""
     dim: int
+    shard_digest: str = ""
+    """sha256 of the shard's tar that was embedded."""
+    rows_digest: str = ""
+    """sha256 of its parquet, of which the metadata are."""
+    precision: str = ""
+    """Of the arithmetic that it was embedded with."""
     files: dict[str, str]
     """sha256 by path within the folder."""
+
+    @property
+    def record_name(self) -> str:
+        """Of this record, within the folder."""
+        return f"parts/part_{self.file_number}.json"
+
+    def is_of(self, shard: Shard) -> bool:
+        """Of the very bytes that the shard has now?"""
+        return (self.shard_digest, self.rows_digest) == (shard.sha256, shard.rows_sha256)
 
 
 class EmbeddingsManifest(BaseModel):
@@ -112,12 +131,30 @@ def part_name(shard_name: str, width: int) -> str:
 
 
 def file_number(shard_name: str, width: int) -> str:
-    return f"{int(shard_name):0{width}d}"
+    """The shard's number in the names of its files, so that names sort as numbers do.
+
+    A number with more digits than the names have goes on after the last that fitted: 8, 9, 9_10,
+    ..., 9_99, 9_99_100. What was there keeps its name when a corpus grows.
+    """
+    number = str(int(shard_name))
+    before = ["9" * digits for digits in range(width, len(number))]
+    return "_".join([*before, number.zfill(width)])
 
 
-def number_width(corpus: Manifest) -> int:
-    """Digits of the largest shard's number: names then sort as numbers do, as readers expect."""
+def number_width(corpus: Manifest, there: Collection[str] = ()) -> int:
+    """Digits of the numbers in names: of the files that are there, else of the largest shard's."""
+    parts = (_PART.fullmatch(name) for name in there)
+    if of_parts := next(filter(None, parts), None):
+        return len(of_parts[1])
     return max((len(str(int(shard.name))) for shard in corpus.shards), default=1)
+
+
+def read_parts(folder: str) -> dict[str, Part]:
+    """By shard; those of which every file is there."""
+    there = storage.list_files(folder)
+    names = sorted(name for name in there if _PART.fullmatch(name))
+    parts = [read_record(storage.join(folder, name), Part) for name in names]
+    return {part.shard: part for part in parts if there >= part.files.keys()}
 
 
 def read_embeddings_manifest(root: str, encoder: str, corpus: Manifest) -> EmbeddingsManifest:

@@ -26,6 +26,9 @@ from retrieval.pictures import decode_picture
 Pixels = NDArray[np.uint8]
 """[H, W, 3], RGB."""
 
+MAX_ASPECT_RATIO = 32
+"""Of pictures that are resized whole where only their middle is kept."""
+
 ROUNDED_UP = 1 + 1e-12
 """torch rounds a size down that it works out from a factor; so much saves 223.9999... from it."""
 
@@ -37,8 +40,8 @@ class Preprocess:
     height: int
     width: int
     mode: str
-    """"shortest": to the shorter side, then the middle; "longest": to the longer side, then borders;
-    "squash": to the size, whatever the shape was."""
+    """As open_clip names them: "shortest" side to its size, then the middle; "longest" side, then
+    borders; "squash" to the size, whatever the shape was."""
     interpolation: str
     fill: int
     """Of the borders."""
@@ -68,24 +71,33 @@ class Preprocess:
     def __call__(self, data: bytes) -> Pixels:
         """Raises InputError, with the reason, for bytes that can't be decoded whole."""
         header = read_turbo_header(data) if data[:3] == b"\xff\xd8\xff" else None
-        if header is not None and header.width * header.height <= MAX_IMAGE_AREA:
-            height, width = self._resized(header.height, header.width)
-            try:
-                jpeg = decode_jpeg(data, (width, height))
-            except UnusableError as error:
-                raise InputError(f"undecodable picture ({error})") from error
-            # Pictures that lie on a side, CMYK and grey with a profile are rare.
-            if jpeg.orientation == UPRIGHT and jpeg.pixels.shape[2:] == (3,):
-                extent = (header.height / jpeg.reduction, header.width / jpeg.reduction)
-                # Its channels come in OpenCV's order.
-                return self._fitted(jpeg.pixels, extent, (height, width))[:, :, ::-1]
-        return self.of_picture(decode_picture(data))
+        if header is None or not self._is_ordinary(header.height, header.width):
+            return self.of_picture(decode_picture(data))
+        height, width = self._resized(header.height, header.width)
+        try:
+            jpeg = decode_jpeg(data, (width, height))
+        except UnusableError as error:
+            raise InputError(f"undecodable picture ({error})") from error
+        if jpeg.orientation != UPRIGHT or jpeg.pixels.shape[2:] != (3,):
+            # Lying on a side, CMYK, grey with a profile: too rare for a way of their own.
+            return self.of_picture(decode_picture(data))
+        extent = (header.height / jpeg.reduction, header.width / jpeg.reduction)
+        pixels = self._scaled(np.asarray(jpeg.pixels, np.uint8), extent, (height, width))
+        return self._cropped(pixels)[:, :, ::-1]  # from OpenCV's order of channels
 
     def of_picture(self, picture: Image.Image) -> Pixels:
         # A copy, for torch warns of memory that it may not write to.
         pixels = np.array(picture.convert("RGB"))
-        extent = pixels.shape[:2]
-        return self._fitted(pixels, extent, self._resized(*extent))
+        if not self._is_ordinary(*pixels.shape[:2]):
+            pixels = np.ascontiguousarray(_middle(pixels))
+        height, width = pixels.shape[:2]
+        return self._cropped(self._scaled(pixels, (height, width), self._resized(height, width)))
+
+    def _is_ordinary(self, height: int, width: int) -> bool:
+        """Neither a bomb nor made one by resizing, as a line of 60,000 pixels is, made 224 high."""
+        is_cropped = self.mode == "shortest"
+        is_long = is_cropped and max(height, width) > MAX_ASPECT_RATIO * min(height, width)
+        return height * width <= MAX_IMAGE_AREA and not is_long
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """What a picture of this size is resized to, rounded as open_clip's transforms round it."""
@@ -96,15 +108,12 @@ class Preprocess:
             return (self.height, long) if height <= width else (long, self.height)
         pick = max if self.mode == "longest" else min
         ratio = pick(height / self.height, width / self.width)
-        return round(height / ratio), round(width / ratio)
-
-    def _fitted(self, pixels: Pixels, extent: tuple[float, float], size: tuple[int, int]) -> Pixels:
-        """`extent`: height and width of the picture in these pixels, the last of which may be a
-        part: a JPEG of 477 rows decoded at half its scale has 239, and fills 238.5 of them."""
-        return self._cropped(self._scaled(pixels, extent, size))
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
 
     def _scaled(self, pixels: Pixels, extent: tuple[float, float], size: tuple[int, int]) -> Pixels:
-        if extent == size:
+        """`extent`: height and width of the picture in these pixels, the last of which may be a
+        part: a JPEG of 477 rows decoded at half its scale has 239, and fills 238.5 of them."""
+        if pixels.shape[:2] == size:
             return pixels
         # Channels last, as they lie, is also the order that torch is quickest with.
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
@@ -128,6 +137,15 @@ class Preprocess:
             height, width = pixels.shape[:2]
         top, left = round((height - self.height) / 2), round((width - self.width) / 2)
         return pixels[top : top + self.height, left : left + self.width]
+
+
+def _middle(pixels: Pixels) -> Pixels:
+    """Without the ends that a crop throws away: in any case much more than it keeps."""
+    height, width = pixels.shape[:2]
+    top, left = (
+        max(0, (side - MAX_ASPECT_RATIO * min(height, width)) // 2) for side in (height, width)
+    )
+    return pixels[top : height - top, left : width - left]
 
 
 def _three(values: Any) -> tuple[float, ...]:

@@ -1,16 +1,21 @@
-"""What one worker does to embed a shard: read and decode in threads, encode, publish.
+"""What one worker does to embed a shard: read, decode beside that, encode, publish.
 
 Reads   ROOT/shards/<shard>.tar .parquet
 Writes  the shard's arrays and metadata, and its part's record last (retrieval/embeddings.py)
+
+One thread reads and others decode ahead while this one encodes. The interpreter's lock is held for
+a hundredth of what a picture takes to decode, so threads are enough: processes of their own would
+only have to hand their pixels over. A batch is the next `batch_size` samples of the tar and the
+captions are all of the shard's, whatever came before: the same shard gives the same bytes.
 """
 
 import hashlib
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +26,7 @@ import torch
 from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import SUCCESS, Sample, Shard, iter_samples, read_rows, shard_url
+from retrieval.asking.clock import Seconds, timed
 from retrieval.embeddings import (
     Part,
     array_name,
@@ -30,13 +36,15 @@ from retrieval.embeddings import (
     part_name,
 )
 from retrieval.encoder import Encoder
-from retrieval.pictures import decode_picture
 
 BATCHES_AHEAD = 2
 """Decoded while one is encoded: enough that the encoder never waits, little enough for memory."""
+SAMPLES_A_TASK = 8
+"""Decoded in one go: a thread is given work a few hundred times a second, not thousands."""
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+Report = Callable[[str, int, Mapping[str, float]], None]
+"""Told a shard's name, how many of its samples are through, and the seconds that this worker has
+waited for each step of it."""
 
 
 def limit_threads(num_threads: int) -> None:
@@ -45,50 +53,114 @@ def limit_threads(num_threads: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    key: str
-    caption: str
-    pixels: torch.Tensor | None
-    """[3, H, W]; None where the picture can't be decoded."""
+class _Batch:
+    """Samples on their way to being decoded."""
+
+    samples: Sequence[Sample]
+    pixels: torch.Tensor
+    """[n, H, W, 3] uint8; the rows of what can't be decoded hold anything."""
+    tasks: Sequence[Future[list[bool]]]
+
+    def is_decoded(self) -> list[bool]:
+        """Waits; one flag a sample."""
+        return [flag for task in self.tasks for flag in task.result()]
 
 
 class ShardEmbedder:
     """Embeds shard after shard with one encoder; see `retrieval.embed` for the settings."""
 
     def __init__(
-        self, encoder: Encoder, root: str, width: int, batch_size: int, num_threads: int
+        self,
+        encoder: Encoder,
+        root: str,
+        width: int,
+        batch_size: int,
+        num_threads: int,
+        report: Report = lambda _shard, _num_done, _seconds: None,
     ) -> None:
         self._encoder = encoder
         self._root = root
         self._folder = embeddings_url(root, encoder.name)
         self._width = width
         self._batch_size = batch_size
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._report = report
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._decoders = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
 
     def __call__(self, shard: Shard) -> Part:
+        seconds = Seconds(float)
         keys: list[str] = []
+        captions: list[str] = []
         is_decoded: list[bool] = []
-        image_rows, text_rows = [], []
-        samples = iter_samples(self._root, shard)
-        ahead = BATCHES_AHEAD * self._batch_size
-        decoded = _map_ahead(self._decode, samples, self._pool, ahead)
-        for batch in _batches(decoded, self._batch_size):
-            keys += [item.key for item in batch]
-            is_decoded += [item.pixels is not None for item in batch]
-            good = [(item.pixels, item.caption) for item in batch if item.pixels is not None]
-            if good:
-                pixels, captions = zip(*good, strict=True)
-                image_rows.append(self._encoder.encode_pixels(torch.stack(pixels)))
-                text_rows.append(self._encoder.encode_texts(captions))
-        metadata = self._metadata(shard, keys, is_decoded)
-        return self._publish(shard, image_rows, text_rows, metadata, is_decoded)
+        images = _Rows(self._encoder.dim)
+        self._report(shard.name, 0, dict(seconds))
+        for batch in self._batches(shard, seconds):
+            with timed(seconds, "decode"):
+                flags = batch.is_decoded()
+            with timed(seconds, "encode"):
+                if any(flags):
+                    pixels = batch.pixels if all(flags) else batch.pixels[torch.tensor(flags)]
+                    images.add(self._encoder.unit_rows(pixels))
+            keys += [sample.key for sample in batch.samples]
+            captions += [s.caption for s, flag in zip(batch.samples, flags, strict=True) if flag]
+            is_decoded += flags
+            self._report(shard.name, len(keys), dict(seconds))
+        with timed(seconds, "encode"):
+            image_rows, text_rows = images.all(), self._encoder.encode_texts(captions)
+        with timed(seconds, "write"):
+            part = self._publish(shard, keys, is_decoded, image_rows, text_rows)
+        self._report(shard.name, len(keys), dict(seconds))
+        return part
 
-    def _decode(self, sample: Sample) -> _Decoded:
-        try:
-            pixels = self._encoder.preprocess(decode_picture(sample.image))
-        except InputError:
-            return _Decoded(sample.key, sample.caption, None)
-        return _Decoded(sample.key, sample.caption, pixels)
+    # Reading and decoding
+
+    def _batches(self, shard: Shard, seconds: Seconds) -> Iterator[_Batch]:
+        """In the tar's order, of which the next are already being read and decoded."""
+        samples = iter_samples(self._root, shard)
+        ahead = deque(self._reader.submit(self._next_batch, samples) for _ in range(BATCHES_AHEAD))
+        while True:
+            with timed(seconds, "read"):
+                batch = ahead.popleft().result()
+            if batch is None:
+                return
+            ahead.append(self._reader.submit(self._next_batch, samples))
+            yield batch
+
+    def _next_batch(self, samples: Iterator[Sample]) -> _Batch | None:
+        batch = list(islice(samples, self._batch_size))
+        if not batch:
+            return None
+        preprocess = self._encoder.preprocess
+        # A GPU copies from pinned memory by itself; decoders write there at once.
+        pixels = torch.empty(
+            (len(batch), preprocess.height, preprocess.width, 3),
+            dtype=torch.uint8,
+            pin_memory=self._encoder.device.startswith("cuda"),
+        )
+        rows = pixels.numpy()
+        tasks = [
+            self._decoders.submit(
+                self._decode,
+                [sample.image for sample in batch[start : start + SAMPLES_A_TASK]],
+                rows[start : start + SAMPLES_A_TASK],
+            )
+            for start in range(0, len(batch), SAMPLES_A_TASK)
+        ]
+        return _Batch(batch, pixels, tasks)
+
+    def _decode(self, pictures: Sequence[bytes], rows: np.ndarray) -> list[bool]:
+        """Into `rows`; whether each could be."""
+        flags = []
+        for picture, row in zip(pictures, rows, strict=True):
+            try:
+                row[:] = self._encoder.preprocess(picture)
+            except InputError:
+                flags.append(False)
+            else:
+                flags.append(True)
+        return flags
+
+    # Writing
 
     def _metadata(self, shard: Shard, keys: list[str], is_decoded: list[bool]) -> pa.Table:
         """img2dataset's fields of the embedded samples, `key` under clip-retrieval's name."""
@@ -108,16 +180,16 @@ class ShardEmbedder:
     def _publish(
         self,
         shard: Shard,
-        image_rows: list[np.ndarray],
-        text_rows: list[np.ndarray],
-        metadata: pa.Table,
+        keys: list[str],
         is_decoded: list[bool],
+        image_rows: np.ndarray,
+        text_rows: np.ndarray,
     ) -> Part:
         number = file_number(shard.name, self._width)
         contents = {
-            array_name("image", number): _npy(image_rows, self._encoder.dim),
-            array_name("text", number): _npy(text_rows, self._encoder.dim),
-            metadata_name(number): _parquet(metadata),
+            array_name("image", number): _npy(image_rows),
+            array_name("text", number): _npy(text_rows),
+            metadata_name(number): _parquet(self._metadata(shard, keys, is_decoded)),
         }
         for name, data in contents.items():
             storage.publish_bytes(storage.join(self._folder, name), data)
@@ -127,6 +199,9 @@ class ShardEmbedder:
             num_rows=sum(is_decoded),
             num_undecodable=len(is_decoded) - sum(is_decoded),
             dim=self._encoder.dim,
+            shard_digest=shard.sha256,
+            rows_digest=shard.rows_sha256,
+            precision=self._encoder.precision,
             files={name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
         )
         url = storage.join(self._folder, part_name(shard.name, self._width))
@@ -134,35 +209,32 @@ class ShardEmbedder:
         return part
 
 
-def _map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], pool: Executor, num_ahead: int
-) -> Iterator[Result]:
-    """`map` on a pool, in order, that reads no more than `num_ahead` items ahead."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > num_ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+class _Rows:
+    """Rows as a device gives them; of a GPU the last batch's are waited for only when they must."""
+
+    def __init__(self, dim: int) -> None:
+        self._done = [np.zeros((0, dim), np.float32)]
+        self._last: torch.Tensor | None = None
+
+    def add(self, rows: torch.Tensor) -> None:
+        self._settle()
+        self._last = rows
+
+    def all(self) -> np.ndarray:
+        """[n, d] float32."""
+        self._settle()
+        return np.concatenate(self._done)
+
+    def _settle(self) -> None:
+        if self._last is not None:
+            self._done.append(self._last.cpu().numpy())
+            self._last = None
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _npy(rows: list[np.ndarray], dim: int) -> bytes:
+def _npy(rows: np.ndarray) -> bytes:
     """[n, d] float16 in numpy's format."""
-    array = np.concatenate([np.zeros((0, dim), np.float32), *rows]).astype(np.float16)
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.save(buffer, rows.astype(np.float16), allow_pickle=False)
     return buffer.getvalue()
 
 
