@@ -3,8 +3,8 @@
     carrara score ROOT --signals image_based --options.targets PICTURES_FOLDER
     carrara score ROOT --signals image_based --options.targets embeddings.npy
 
-Reads   ROOT/embeddings/<encoder>/; the target pictures of a folder, or their embeddings [m, d] by
-        the same encoder as .npy, on any fsspec URL
+Reads   ROOT/embeddings/<encoder>/; the target pictures of a folder, or their embeddings by the
+        same encoder, as .npy [m, d] or as a folder that `carrara embed` left, on any fsspec URL
 Writes  ROOT/columns/image_based/model.npz   centroids, and how many targets each has; once
 
 The corpus's pictures are clustered by k-means over their embeddings, and each target goes to its
@@ -15,7 +15,6 @@ cosine of the nearest target: NormSim-infinity of Wang et al., "CLIPLoss and Nor
 Selection" (NeurIPS 2024). It costs pictures times targets times d.
 """
 
-import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,14 +26,13 @@ import numpy as np
 import pyarrow as pa
 
 from infra import storage
-from infra.errors import ConfigError, InputError
-from infra.progress import track
+from infra.errors import ConfigError
 from pipeline.corpus import Shard
 from pipeline.score import Options
 from retrieval.captions.corpus import EmbeddedCorpus, whole_number
+from retrieval.captions.examples import Examples
 from retrieval.embeddings import embeddings_url
 from retrieval.knn import VectorStream, evenly_spaced
-from retrieval.pictures import decode_picture
 
 ROWS_A_CLUSTER = 40
 """faiss asks for 39 rows a centroid at least."""
@@ -44,8 +42,6 @@ NUM_ITERATIONS = 20
 TRAINING_ROWS_A_CLUSTER = 256
 """faiss looks at no more."""
 SEED = 0
-BATCH_SIZE = 64
-"""Target pictures encoded at once."""
 
 
 class ImageBasedSignal:
@@ -67,7 +63,7 @@ class ImageBasedSignal:
                 f"signals {self.name!r}: no targets given; expected --options.targets with a "
                 "folder of pictures, or an .npy file of their embeddings"
             )
-        self._targets = storage.absolute(targets)
+        self._targets = Examples(self._corpus, "targets", targets)
         num_rows = self._corpus.manifest.num_rows
         default = min(MAX_CLUSTERS, max(1, num_rows // ROWS_A_CLUSTER))
         self._num_clusters = whole_number(options, "num_clusters", default)
@@ -77,12 +73,11 @@ class ImageBasedSignal:
                 f"{num_rows} embedded pictures"
             )
         self._model_url = storage.join(root, "columns", self.name, "model.npz")
-        self._files = list(self._list_targets())
 
     def identity(self) -> dict[str, Any]:
         return {
             "version": 1,
-            "targets": self._targets_digest,
+            "targets": self._targets.digest,
             "num_clusters": self._num_clusters,
             "models": dict.fromkeys(self.schema.names, self._corpus.models),
             **self._corpus.identity(),
@@ -92,7 +87,7 @@ class ImageBasedSignal:
     def prepared(self) -> Iterator[None]:
         """Clusters the corpus; kept, since another machine's k-means may come out otherwise."""
         if not storage.exists(self._model_url):
-            targets = self._embed_targets()
+            targets = self._targets.embed()
             centroids = self._cluster()
             _, nearest = faiss.knn(targets, centroids, 1, faiss.METRIC_INNER_PRODUCT)
             num_targets = np.bincount(nearest[:, 0], minlength=len(centroids))
@@ -149,66 +144,3 @@ class ImageBasedSignal:
         kmeans.train(rows)
         assert kmeans.centroids is not None
         return kmeans.centroids
-
-    # Targets
-
-    def _list_targets(self) -> Iterator[str]:
-        if self._targets.endswith(".npy"):
-            yield self._targets
-            return
-        names = sorted(storage.list_files(self._targets))
-        if not names:
-            raise InputError(
-                f"targets {self._targets}: nothing is there; expected a folder of pictures, or an "
-                ".npy file of embeddings"
-            )
-        yield from (storage.join(self._targets, name) for name in names)
-
-    @cached_property
-    def _targets_digest(self) -> str:
-        digest = hashlib.sha256()
-        for url in self._files:
-            try:
-                digest.update(bytes.fromhex(storage.sha256(url)))
-            except FileNotFoundError:
-                raise InputError(f"targets {url}: no such file") from None
-        return digest.hexdigest()
-
-    def _embed_targets(self) -> np.ndarray:
-        """[m, d] float32, unit rows."""
-        if self._targets.endswith(".npy"):
-            return self._read_targets()
-        from retrieval.encoder import load_encoder
-
-        encoder = load_encoder(self._corpus.encoder, device="auto")
-        batches = []
-        with track("score: targets", len(self._files), "pictures") as bar:
-            for start in range(0, len(self._files), BATCH_SIZE):
-                urls = self._files[start : start + BATCH_SIZE]
-                batches.append(encoder.encode_images([_picture(url) for url in urls]))
-                bar.advance(len(urls))
-        return np.concatenate(batches)
-
-    def _read_targets(self) -> np.ndarray:
-        dim = self._corpus.manifest.dim
-        try:
-            rows = np.load(io.BytesIO(storage.read_bytes(self._targets)), allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InputError(f"targets {self._targets}: not an .npy file ({error})") from None
-        if rows.ndim != 2 or rows.shape[1] != dim or not len(rows):
-            raise InputError(
-                f"targets {self._targets}: shape {rows.shape}; expected [m, {dim}], embeddings by "
-                f"{self._corpus.encoder!r}"
-            )
-        rows = rows.astype(np.float32)
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        if not (np.isfinite(lengths).all() and lengths.all()):
-            raise InputError(f"targets {self._targets}: some rows are no embeddings (zero or NaN)")
-        return np.ascontiguousarray(rows / lengths)
-
-
-def _picture(url: str) -> Any:
-    try:
-        return decode_picture(storage.read_bytes(url))
-    except InputError as error:
-        raise InputError(f"targets {url}: {error}; expected pictures alone in the folder") from None
