@@ -43,7 +43,7 @@ Options = Mapping[str, str | None]
 """What every signal is given beside the root: "encoder"; "num_threads" and "device" ("cpu" or
 "cuda"), its worker's share; and what `--options.NAME` adds."""
 
-PLACES = ("clip_safety_head", "aesthetic_head", "targets")
+PLACES = ("clip_safety_head", "aesthetic_head", "targets", "examples")
 """Options that name a file: made absolute, so that workers anywhere find it."""
 
 
@@ -108,8 +108,8 @@ class Config(StageConfig):
     encoder: str | None = None
     """Whose embeddings and index `clip` and `neighbours` use; none: the only ones there are."""
     options: dict[str, str] = Field(default_factory=dict)
-    """What single signals take: clip-safety-head, aesthetic-head, targets, k-max, memory-limit, or
-    whatever one of your own asks for."""
+    """What single signals take: clip-safety-head, aesthetic-head, targets, examples, k-max,
+    temperature, memory-limit, or whatever one of your own asks for."""
     workers: Annotated[Workers, EXECUTION_ONLY] = Workers()
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
     """Replace scores that were made with other parameters or on another corpus."""

@@ -102,6 +102,7 @@ def _with_provenance(table: pa.Table, signal: "Signal") -> pa.Table:
         metadata = {"carrara.signal": signal.name, "carrara.models": models}
         fields.append(field if field.name == "uid" else field.with_metadata(metadata))
     metadata = {
+        **(table.schema.metadata or {}),
         "carrara.signal": signal.name,
         "carrara.identity": json.dumps(identity, sort_keys=True),
     }
