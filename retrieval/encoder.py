@@ -9,8 +9,6 @@ Shapes: n texts or pictures, d the width of the shared space, L tokens, w the te
 H and W the height and width that the image tower takes.
 """
 
-import importlib.util
-import json
 import pickle
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -26,7 +24,7 @@ from safetensors import SafetensorError
 from infra.errors import ConfigError, InputError
 from retrieval.preprocess import Preprocess
 from retrieval.text_padding import encode_tokens, lengths_needed
-from retrieval.weights import CONFIG_NAME, Weights, find_weights, sha256
+from retrieval.weights import find_weights, sha256
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Of the arithmetic. "auto": bf16 where the hardware has it, see `choose_precision`."""
@@ -47,7 +45,6 @@ def load_encoder(name: str, device: str = "cpu", precision: Precision = "fp32") 
     device that this machine lacks.
     """
     source = find_weights(name)
-    _check_text_tower(name, source)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     _check_device(device)
@@ -104,22 +101,6 @@ def _check_device(device: str) -> None:
             f"--device {device!r}: this machine can't compute there ({reason}); expected cpu, auto "
             "or a device that it has, such as cuda or cuda:1"
         ) from error
-
-
-def _check_text_tower(name: str, source: Weights) -> None:
-    """open_clip takes some text towers from a package that it does not install."""
-    if source.in_folder and source.model.startswith("local-dir:"):
-        folder = Path(source.model.removeprefix("local-dir:"))
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["model_cfg"]
-    else:
-        config = open_clip.get_model_config(source.model) or {}
-    if "hf_model_name" in config.get("text_cfg", {}) and not importlib.util.find_spec(
-        "transformers"
-    ):
-        raise InputError(
-            f"encoder {name!r}: its text tower needs the package transformers; "
-            "`pip install transformers`, or choose another encoder"
-        )
 
 
 class Encoder:

@@ -8,6 +8,7 @@ open_clip, which takes seconds to import, is asked only about names that are its
 import difflib
 import hashlib
 import importlib.util
+import json
 import os
 import urllib.error
 import urllib.request
@@ -65,6 +66,7 @@ def find_weights(name: str) -> Weights:
     if tag := open_clip.get_pretrained_cfg(model, rest):
         return _by_tag(name, model, tag)
     if Path(rest).is_file():
+        _check_text_tower(name, open_clip.get_model_config(model))
         return Weights(model, Path(rest), in_folder=False)
     raise _unknown(name)
 
@@ -82,6 +84,7 @@ def sha256(path: Path) -> str:
 def _in_folder(name: str, folder: Path) -> Weights:
     for weights in (folder / weights_name for weights_name in FOLDER_NAMES):
         if (folder / CONFIG_NAME).is_file() and weights.is_file():
+            _check_text_tower(name, _model_config(name, folder / CONFIG_NAME))
             return Weights(f"local-dir:{folder}", weights, in_folder=True)
     raise InputError(
         f"encoder {name!r}: {folder} lacks {CONFIG_NAME} or {FOLDER_NAMES[0]}; both belong there"
@@ -91,12 +94,7 @@ def _in_folder(name: str, folder: Path) -> Weights:
 def _by_tag(name: str, model: str, tag: dict[str, Any]) -> Weights:
     import open_clip
 
-    text_settings = open_clip.get_model_config(model)["text_cfg"]
-    if "hf_model_name" in text_settings and importlib.util.find_spec("transformers") is None:
-        raise InputError(
-            f"encoder {name!r}: its text tower needs the package transformers; "
-            "`pip install transformers`, or choose another encoder"
-        )
+    _check_text_tower(name, open_clip.get_model_config(model))
     # The repository, and the file if the last part names one.
     repository, _, file_name = tag["hf_hub"].rpartition("/")
     names = (file_name,) if file_name else HUB_NAMES
@@ -112,8 +110,30 @@ def _by_tag(name: str, model: str, tag: dict[str, Any]) -> Weights:
 
 def _on_hub(name: str) -> Weights:
     repository = name.removeprefix(HUB_PREFIX)
-    _download(name, repository, (CONFIG_NAME,))
+    config = _download(name, repository, (CONFIG_NAME,))
+    _check_text_tower(name, _model_config(name, config))
     return Weights(name, _download(name, repository, HUB_NAMES), in_folder=True)
+
+
+def _model_config(name: str, path: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"encoder {name!r}: {path} is no configuration of open_clip's ({error!r}); expected "
+            "JSON with model_cfg and preprocess_cfg"
+        ) from error
+    return config
+
+
+def _check_text_tower(name: str, config: dict[str, Any]) -> None:
+    """open_clip takes some text towers from a package that it does not install."""
+    settings = config.get("text_cfg", {})
+    if "hf_model_name" in settings and importlib.util.find_spec("transformers") is None:
+        raise InputError(
+            f"encoder {name!r}: its text tower needs the package transformers; "
+            "`pip install transformers`, or choose another encoder"
+        )
 
 
 def _download(name: str, repository: str, file_names: Sequence[str]) -> Path:
