@@ -71,7 +71,7 @@ class Metadata:
 
     def rows_of(self, uids: Sequence[str]) -> np.ndarray:
         """Sorted numbers of all rows of these samples."""
-        asked = _keys(pa.chunked_array([pa.array(uids, pa.string())]))
+        asked = uint64_keys(pa.chunked_array([pa.array(uids, pa.string())]))
         keys, order = self._keys_in_order
         first, last = (np.searchsorted(keys, asked, side) for side in ("left", "right"))
         spans = [order[low:high] for low, high in zip(first, last, strict=True) if low < high]
@@ -86,7 +86,7 @@ class Metadata:
 
     @cached_property
     def _keys_in_order(self) -> tuple[np.ndarray, np.ndarray]:
-        keys = [_keys(table["uid"]) for _, table in self.tables(["uid"])]
+        keys = [uint64_keys(table["uid"]) for _, table in self.tables(["uid"])]
         all_keys = np.concatenate([np.zeros(0, np.uint64), *keys])
         order = np.argsort(all_keys, kind="stable")
         return all_keys[order], order
@@ -133,15 +133,20 @@ def _with_all(table: pa.Table, columns: list[str]) -> pa.Table:
     )
 
 
-def _keys(uids: pa.ChunkedArray) -> np.ndarray:
-    """[n] uint64: the first 16 of each uid's 32 hex digits."""
-    texts = uids.combine_chunks().cast(pa.binary(32)) if len(uids) else pa.array([], pa.binary(32))
-    (_, data), start = texts.buffers(), texts.offset * 32
-    digits = np.frombuffer(data, np.uint8)[start : start + 32 * len(texts)].reshape(-1, 32)[:, :16]
-    values = _hex_values()[digits].astype(np.uint64)
-    shifts = np.arange(60, -4, -4, dtype=np.uint64)
-    keys: np.ndarray = np.bitwise_or.reduce(values << shifts, axis=1)
-    return keys
+def uint64_keys(texts: pa.ChunkedArray) -> np.ndarray:
+    """[n] uint64: the first 16 hex digits of uids or digests, all of one length."""
+    return hex_words(texts)[:, 0] if len(texts) else np.zeros(0, np.uint64)
+
+
+def hex_words(texts: pa.ChunkedArray) -> np.ndarray:
+    """[n, w] uint64: what texts of hex digits say, all of one length and none null."""
+    array = texts.combine_chunks()
+    num_digits = len(array[0].as_py())
+    _, data = array.cast(pa.binary(num_digits)).buffers()
+    digits = _hex_values()[np.frombuffer(data, np.uint8)].reshape(len(array), -1, 2)
+    octets = digits[:, :, 0] << 4 | digits[:, :, 1]
+    words: np.ndarray = octets.view(">u8").astype(np.uint64)
+    return words
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,7 @@ from retrieval.live.columns import Columns
 from retrieval.live.exact import MAX_ROWS, search_exactly_among
 from retrieval.live.images import Place, Wanted, read_images
 from retrieval.live.metadata import Metadata
-from retrieval.live.removal import removed_rows
+from retrieval.live.removal import Removal
 from retrieval.live.segments import OpenSegment
 from retrieval.live.vectors import map_array, stored_vectors
 
@@ -67,6 +67,7 @@ class Snapshot:
         earlier = None if before is None else before._metadata
         self._metadata: Metadata = Metadata(folder, manifest.parts, earlier)
         self.columns = Columns(root, self._metadata)
+        self._removal = Removal(self._metadata, self.columns)
         self._vectors = {
             modality: stored_vectors(root, manifest, modality) for modality in MODALITIES
         }
@@ -84,7 +85,7 @@ class Snapshot:
 
     def _remove(self, tombstones: Tombstones) -> None:
         self.tombstones = tombstones
-        self.removed: np.ndarray = removed_rows(self._metadata, tombstones)
+        self.removed: np.ndarray = self._removal.rows(tombstones)
         """bool [num_rows]"""
         self._shown = self._by_segment(~self.removed) if self.removed.any() else None
 
