@@ -81,6 +81,14 @@ class Metadata:
             [row for row in candidates if self.row(int(row))["uid"] in wanted], np.int64
         )
 
+    def rows_beginning(self, prefix: int, num_bits: int) -> np.ndarray:
+        """Sorted numbers of all rows whose uid begins with these bits, at most 64."""
+        keys, order = self._keys_in_order
+        first = np.uint64(prefix << (64 - num_bits))
+        last = np.uint64(((prefix + 1) << (64 - num_bits)) - 1)
+        low, high = np.searchsorted(keys, first), np.searchsorted(keys, last, "right")
+        return np.sort(order[low:high])
+
     def _number(self, row: int) -> int:
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 

@@ -171,6 +171,12 @@ class Snapshot:
         shown = rows[~self.removed[rows]]
         return int(shown[0]) if len(shown) else None
 
+    def row_beginning(self, prefix: int, num_bits: int) -> int | None:
+        """The first that is shown of the rows whose uid begins with these bits, at most 64."""
+        rows = self._metadata.rows_beginning(prefix, num_bits)
+        shown = rows[~self.removed[rows]]
+        return int(shown[0]) if len(shown) else None
+
     def _of_segment(
         self,
         segment: OpenSegment,
