@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ from retrieval.captions.corpus import EmbeddedCorpus
 from retrieval.pictures import decode_picture
 
 if TYPE_CHECKING:
-    from retrieval.encoder import Encoder, Precision
+    from retrieval.encoder import Encoder
 
 TEXT_SIGNAL = "text_overlay"
 BATCH_SIZE = 64
@@ -89,13 +89,10 @@ class MaskedClipSignal:
 
     @cached_property
     def _encoder(self) -> "Encoder":
-        from retrieval.encoder import load_encoder
         from retrieval.shard_embedding import limit_threads
 
         limit_threads(int(self._options.get("num_threads") or 1))
-        manifest = self._corpus.manifest
-        device = self._options.get("device") or "cpu"
-        return load_encoder(manifest.encoder, device, cast("Precision", manifest.precision))
+        return self._corpus.load_encoder(self._options.get("device") or "cpu")
 
 
 def paint_over(picture: Image.Image, boxes: Boxes) -> Image.Image:

@@ -3,7 +3,7 @@
 Reads   ROOT/manifest.json, ROOT/embeddings/<encoder>/
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ from retrieval.embeddings import (
     read_embeddings_manifest,
     read_metadata,
 )
+
+if TYPE_CHECKING:
+    from retrieval.encoder import Encoder, Precision
 
 
 class EmbeddedCorpus:
@@ -42,6 +45,12 @@ class EmbeddedCorpus:
     def models(self) -> dict[str, str]:
         """The encoder and the sha256 of its weights."""
         return {self.encoder: self.manifest.weights_digest}
+
+    def load_encoder(self, device: str) -> "Encoder":
+        """The encoder, as precise as it was for the corpus: what it gives compares best."""
+        from retrieval.encoder import load_encoder
+
+        return load_encoder(self.encoder, device, cast("Precision", self.manifest.precision))
 
     def rows(self, shard: Shard, modality: Modality) -> np.ndarray:
         """[n, d] float32, unit up to float16."""

@@ -51,9 +51,7 @@ class Examples:
             return self._read_array()
         if self._files[0].endswith(MANIFEST):
             return self._read_embeddings(self._files[0])
-        from retrieval.encoder import load_encoder
-
-        encoder = load_encoder(self._corpus.encoder, device="auto")
+        encoder = self._corpus.load_encoder("auto")
         batches = []
         with track(f"score: {self._option}", len(self._files), "pictures") as bar:
             for start in range(0, len(self._files), BATCH_SIZE):

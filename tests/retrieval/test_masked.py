@@ -21,7 +21,7 @@ from pipeline.corpus import (
     write_shard,
 )
 from retrieval import embed
-from retrieval.encoder import load_encoder
+from retrieval.captions.corpus import EmbeddedCorpus
 from retrieval.masked import paint_over
 from retrieval.pictures import decode_picture
 
@@ -70,13 +70,13 @@ def run(root: str, *signals: str) -> None:
     score.run(score.Config(root=root, signals=signals, workers=HERE, overwrite=True))
 
 
-def test_only_pictures_with_text_are_looked_at_again(root: str, tiny_encoder: str) -> None:
+def test_only_pictures_with_text_are_looked_at_again(root: str) -> None:
     run(root, "text_overlay")
     run(root, "masked_clip")
     plain = read_columns(root, "clip")["clip_similarity"].to_pylist()
     masked = read_columns(root, "masked_clip")["masked_clip_similarity"].to_pylist()
     boxes = read_columns(root, "text_overlay")["text_boxes"].to_pylist()
-    encoder = load_encoder(tiny_encoder)
+    encoder = EmbeddedCorpus(root, {}).load_encoder("cpu")
     for number, sample in enumerate(iter_samples(root, read_manifest(root).shards[0])):
         if number == BROKEN:
             assert masked[number] is None
