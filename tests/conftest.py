@@ -81,6 +81,32 @@ def s3_bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> str:
     return f"s3://{name}"
 
 
+@pytest.fixture
+def own_processes() -> Callable[[bytes], list[int]]:
+    """own_processes(b"ray::_Worker") are the ids of those with this in their command line that
+    descend from the test, and from no other that runs here."""
+    return _processes
+
+
+def _processes(name: bytes) -> list[int]:
+    parents, found = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            if state != "Z" and name in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+            parents[int(folder.name)] = int(parent)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+
+    def is_own(process: int) -> bool:
+        while process in parents and process != os.getpid():
+            process = parents[process]
+        return process == os.getpid()
+
+    return sorted(process for process in found if is_own(process))
+
+
 def _free_ports(num: int) -> list[int]:
     """Ports that are free, and whose gRPC twins 10,000 above are free too, as SeaweedFS needs."""
     found: list[int] = []

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,10 @@ PROGRAM += "run(Config.model_validate_json(sys.argv[1]))"
 class SpotCluster:
     """A head without CPUs and two machines of one CPU each, which come and go."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Callable[[bytes], list[int]]) -> None:
         from ray.cluster_utils import Cluster
 
+        self.processes = processes
         head = {"num_cpus": 0, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self._cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -67,10 +68,12 @@ def raylet_of(node: Any) -> int:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[SpotCluster]:
+def cluster(
+    monkeypatch: pytest.MonkeyPatch, own_processes: Callable[[bytes], list[int]]
+) -> Iterator[SpotCluster]:
     # Else Ray writes a token of its own to the home folder.
     monkeypatch.setenv("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "0" * 64))
-    started = SpotCluster()
+    started = SpotCluster(own_processes)
     yield started
     started.close()
 
@@ -153,41 +156,22 @@ def kill(
 ) -> bool:
     """False where there is none of that kind just now."""
     if kind == "raylet":
-        if not processes(b"pipeline.downloading.decoder"):
+        if not cluster.processes(b"pipeline.downloading.decoder"):
             return False
         cluster.lose(rng.randrange(2))
         return True
     if kind == "driver":
-        if not processes(b"pipeline.downloading.decoder"):  # it has not begun
+        if not cluster.processes(b"pipeline.downloading.decoder"):  # it has not begun
             return False
         driver.kill()
         driver.wait()
         return True
-    found = processes(b"ray::_Worker" if kind == "worker" else b"pipeline.downloading.decoder")
+    name = b"ray::_Worker" if kind == "worker" else b"pipeline.downloading.decoder"
+    found = cluster.processes(name)
     if not found:
         return False
     os.kill(rng.choice(found), signal.SIGKILL)
     return True
-
-
-def processes(name: bytes) -> list[int]:
-    """Those with this name that descend from this one, and from no other that runs here."""
-    parents, found = {}, []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-            if state != "Z" and name in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-            parents[int(folder.name)] = int(parent)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
-
-    def is_own(process: int) -> bool:
-        while process in parents and process != os.getpid():
-            process = parents[process]
-        return process == os.getpid()
-
-    return sorted(process for process in found if is_own(process))
 
 
 def contents(root: Path) -> dict[str, str]:
