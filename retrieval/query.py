@@ -98,7 +98,9 @@ def run(config: Config) -> Summary:
         from retrieval.search import Retriever
 
         retriever = Retriever.open(config.root, config.encoder)
-        asker = Asker(retriever, fetch=config.fetch, device=config.device)
+        asker = Asker(
+            retriever, fetch=config.fetch, device=config.device, quick_start=config.device == "cpu"
+        )
         questions = asker.with_pictures(questions)
         answers = asker.answer_many(questions)
         asked = [Asked(*one) for one in zip(labels, questions, answers, strict=True)]

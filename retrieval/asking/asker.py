@@ -37,10 +37,16 @@ class Asker:
         encoder: "Encoder | None" = None,
         fetch: FetchSettings | None = None,
         device: str = "cpu",
+        quick_start: bool = False,
     ) -> None:
+        """`quick_start`: for who asks once; the encoder is left out where a few words need none."""
         self.retriever = retriever
         self._terms = TermEncoder(
-            retriever.encoder, encoder=encoder, fetch=fetch or FetchSettings(), device=device
+            retriever.encoder,
+            encoder=encoder,
+            fetch=fetch or FetchSettings(),
+            device=device,
+            quick_start=quick_start,
         )
 
     @property

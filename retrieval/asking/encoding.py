@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NUM_CONNECTIONS = 8
 """To fetch the pictures of one batch."""
+MAX_QUICK_TEXTS = 100
+"""From about so many on the encoder, once loaded, has made up for its loading."""
 SHORTEST = 1e-6
 """A vector shorter than this points nowhere: terms that took each other away, or zeros."""
 
@@ -38,10 +40,18 @@ class TermEncoder:
     """For the indices of one encoder."""
 
     def __init__(
-        self, name: str, *, encoder: "Encoder | None", fetch: FetchSettings, device: str
+        self,
+        name: str,
+        *,
+        encoder: "Encoder | None",
+        fetch: FetchSettings,
+        device: str,
+        quick_start: bool,
     ) -> None:
         self._name = name
         self._encoder = encoder
+        self._quick_tower: TextTower | None = None
+        self._is_quick_start = quick_start
         self._multilingual: dict[str, TextTower] = {}
         self._fetch = fetch
         self._device = device
@@ -59,13 +69,17 @@ class TermEncoder:
                 found[place] = _stored(term.uid, state)
         texts = {place: term.text for place, term in enumerate(terms) if term.text is not None}
         if texts:
-            tower = self._multilingual_tower(state) if multilingual else self._text_tower(state)
+            is_few = len(texts) <= MAX_QUICK_TEXTS and not any(one.is_picture for one in terms)
+            if multilingual:
+                tower = self._multilingual_tower(state)
+            else:
+                tower = self._text_tower(state, may_be_quick=is_few)
             with timed(seconds, "encode_text"):
                 found[list(texts)] = tower.encode_texts(list(texts.values()))
         terms = self.with_pictures(terms, seconds)
         pictures = {place: term.image for place, term in enumerate(terms) if term.image is not None}
         if pictures:
-            encoder = self._image_encoder(state)
+            encoder = self._whole_encoder(state)
             with timed(seconds, "decode"):
                 pixels = np.stack([_pixels(encoder, data) for data in pictures.values()])
             with timed(seconds, "encode_image"):
@@ -102,8 +116,19 @@ class TermEncoder:
             fetcher.close()
         return found
 
-    def _text_tower(self, state: "Snapshot") -> TextTower:
-        return self._image_encoder(state)
+    def _text_tower(self, state: "Snapshot", *, may_be_quick: bool) -> TextTower:
+        """For a few words the one that takes no seconds to load, if that is what matters."""
+        if not self._is_quick_start or not may_be_quick or self._encoder is not None:
+            return self._whole_encoder(state)
+        with self._loading:
+            if self._quick_tower is None:
+                from retrieval.quick_text_tower import quick_text_tower
+
+                self._quick_tower = quick_text_tower(self._name)
+        if self._quick_tower is None:
+            return self._whole_encoder(state)
+        check_weights(self._quick_tower.weights_digest, state)
+        return self._quick_tower
 
     def _multilingual_tower(self, state: "Snapshot") -> TextTower:
         """Raises ConfigError where no text tower for other languages shares the index's space."""
@@ -115,7 +140,7 @@ class TermEncoder:
                 self._multilingual[digest] = tower_of(self._name, digest, self._device)
             return self._multilingual[digest]
 
-    def _image_encoder(self, state: "Snapshot") -> "Encoder":
+    def _whole_encoder(self, state: "Snapshot") -> "Encoder":
         with self._loading:
             if self._encoder is None:
                 from retrieval.encoder import load_encoder

@@ -36,6 +36,11 @@ class Term(BaseModel):
     weight: float = 1.0
     """How much it counts; negative: away from it."""
 
+    @property
+    def is_picture(self) -> bool:
+        """That must be encoded."""
+        return self.image is not None or self.image_url is not None
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
