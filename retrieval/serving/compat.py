@@ -20,7 +20,7 @@ from retrieval.embeddings import Modality
 from retrieval.search import Hit
 from retrieval.serving.answers import json_response
 from retrieval.serving.errors import RESPONSES
-from retrieval.serving.indices import Served, id_of
+from retrieval.serving.indices import ID_BITS, Served, id_of
 from retrieval.serving.messages import MAX_NAME, MAX_TEXT, MAX_URL, Number, from_base64
 from retrieval.serving.service import MAX_QUICK, Service
 
@@ -88,7 +88,7 @@ class KnnRequest(BaseModel):
 class MetadataRequest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
-    ids: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 63)]], Field(max_length=MAX_IDS)]
+    ids: Annotated[list[Annotated[int, Field(ge=0, lt=1 << ID_BITS)]], Field(max_length=MAX_IDS)]
     indice_name: Annotated[str, Field(max_length=MAX_NAME)] | None = None
 
 

@@ -29,6 +29,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         400: "not JSON, or a question that can't be answered",
         401: "no API key, or a wrong one",
         404: "no such index or sample",
+        408: "the body took too long to come",
         413: "the request is too long",
         422: "a field that is missing, unknown or out of range",
         429: "too many requests; Retry-After says when to come back",

@@ -43,7 +43,7 @@ class Served:
     def hits_of_ids(self, ids: Sequence[int]) -> list[Hit]:
         """Raises InputError for an id of no sample."""
         state = self.retriever.state
-        rows = [state.row_of_id(sample_id) for sample_id in ids]
+        rows = [state.row_beginning(sample_id, ID_BITS) for sample_id in ids]
         if None in rows:
             raise InputError(f"id {ids[rows.index(None)]}: no such sample in index {self.name}")
         return state.hits(np.array(rows, np.int64), np.ones(len(rows)))

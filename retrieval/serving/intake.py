@@ -76,8 +76,9 @@ class Intake:
         with nullcontext() if is_open else self._admission.admitted():
             self._metrics.inside.set(self._admission.num_inside)
             body = await self._body(Headers(scope=scope), receive)
+            _take_for_json(scope)
             try:
-                await self._app(_as_json(scope), _replayed(body, receive), send)
+                await self._app(scope, _replayed(body, receive), send)
             finally:
                 self._num_body_bytes -= len(body)
 
@@ -143,9 +144,9 @@ class Intake:
         self._metrics.note_request(route, status, seconds)
 
 
-def _as_json(scope: Scope) -> Scope:
+def _take_for_json(scope: Scope) -> None:
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+    scope["headers"] = [*headers, (b"content-type", b"application/json")]
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -7,11 +7,11 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import InputError
 from retrieval.asking.algebra import parse_algebra
-from retrieval.asking.question import MAX_TERMS, Question, Term, make_term
+from retrieval.asking.question import MAX_TERMS, Question, Term, make_term, reason_of
 from retrieval.embeddings import Modality
 
 MAX_TEXT, MAX_SQL, MAX_URL, MAX_NAME = 10_000, 4_000, 8_000, 200
@@ -44,9 +44,9 @@ class SearchTerm(Message):
     weight: Number = 1.0
     """Negative: away from it."""
 
-    def term(self) -> Term:
+    def term(self, place: str) -> Term:
         image = None if self.image is None else from_base64(self.image)
-        return Term(**self.model_dump(exclude={"image"}), image=image)
+        return make_term(place, **self.model_dump(exclude={"image"}), image=image)
 
 
 class QuestionMessage(Message):
@@ -54,7 +54,7 @@ class QuestionMessage(Message):
 
     terms: Annotated[list[SearchTerm], Field(max_length=MAX_TERMS)] = []
     query: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
-    """In place of `terms`: `cat + 0.5 dog - cartoon`."""
+    """In place of `terms`: `cat + 0.5*dog - cartoon`."""
     k: Annotated[int, Field(ge=1, le=1 << 20)] = 40
     """How many hits; exactly so many where there are."""
     modality: Modality = "image"
@@ -83,7 +83,8 @@ class QuestionMessage(Message):
                 "a question has `terms` or a `query`; "
                 + ("both were given" if self.terms else "neither was")
             )
-        terms = [term.term() for term in self.terms] or parse_algebra(self.query or "")
+        asked = self.terms or _terms_of(self.query or "")
+        terms = [term.term(f"terms.{number}") for number, term in enumerate(asked)]
         own = {"terms", "query", *SearchRequest.model_fields} - {*Question.model_fields} | {"terms"}
         return Question(terms=terms, offset=offset, **self.model_dump(exclude=own))
 
@@ -108,7 +109,7 @@ class SelectionRequest(Message):
 
     index: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    uids: Annotated[list[Uid], Field(min_length=1, max_length=1_000_000)]
+    uids: Annotated[list[Uid], Field(min_length=1, max_length=100_000)]
 
 
 class HitMessage(Message):
@@ -164,6 +165,17 @@ class IndexMessage(Message):
     """What `where` may ask."""
     promise: dict[str, Any] | None
     measured: dict[str, Any] | None
+
+
+def _terms_of(query: str) -> list[SearchTerm]:
+    """Within the same bounds as terms that are given as such."""
+    terms = parse_algebra(query)
+    if len(terms) > MAX_TERMS:
+        raise InputError(f"query: {len(terms)} terms; expected {MAX_TERMS} at most")
+    try:
+        return [SearchTerm(**term.model_dump(exclude_none=True)) for term in terms]
+    except ValidationError as error:
+        raise InputError(f"query: {reason_of(error)}") from None
 
 
 def from_base64(text: str) -> bytes:

@@ -37,12 +37,11 @@ OF_STEP = {
     "encode_image": "image_clip_inference_time",
     "metadata": "metadata_get_time",
     "search": "knn_index_time",
-    "dedup": "dedup_time",
-    "safety": "safety_time",
+    "fold": "dedup_time",
+    "filter": "safety_time",
     "decode": "image_prepro_time",
-    "tokenize": "text_prepro_time",
 }
-"""Which of an answer's steps each is of."""
+"""Which of an answer's steps each is of; words are tokenized while they are encoded."""
 
 
 class Metrics:
@@ -84,7 +83,7 @@ class Metrics:
 
     def note_answer(self, seconds: dict[str, float]) -> None:
         for step, spent in seconds.items():
-            if step in OF_STEP:
+            if step in OF_STEP and spent:
                 self._theirs[OF_STEP[step]].observe(spent)
 
     def note_request(self, route: str, status: int, seconds: float) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from infra.errors import InputError
-from pipeline.fetching.fetch import Failure, Fetcher
-from pipeline.fetching.fetch_settings import FetchSettings
+from infra.summary import Stopwatch
 from pipeline.pixels.picture_header import read_header
 from retrieval.asking.question import Answer, Question, Term
 from retrieval.serving.admission import Admission, Batcher, Lane
@@ -58,8 +57,7 @@ class Service:
     async def answer(self, served: Served, question: Question) -> Answer:
         """Raises CarraraError for what can't be answered, BusyError where it would be too late."""
         self._check(served, question)
-        fetched = [await self._without_url(term) for term in question.terms]
-        question = question.model_copy(update={"terms": fetched})
+        question = await self._with_pictures(served, question)
         if _is_quick(question):
             answer = await self._batchers[served.name].answer(question)
         else:
@@ -106,34 +104,19 @@ class Service:
                     f"embedding of {len(term.embedding)} numbers; this index takes {dim}"
                 )
 
-    async def _without_url(self, term: Term) -> Term:
-        if term.image_url is None:
-            return term
-        url, settings = term.image_url, self.settings
+    async def _with_pictures(self, served: Served, question: Question) -> Question:
+        """Those of the web fetched, in the lane for waiting; raises InputError where that fails."""
+        if all(term.image_url is None for term in question.terms):
+            return question
 
-        def fetched() -> bytes:
-            data = fetch(url, settings.fetch)
-            check_picture(data, settings.max_image_area)
-            return data
+        def fetched() -> Question:
+            with Stopwatch() as watch:
+                (found,) = served.asker.with_pictures([question])
+            self.metrics.note_answer({"fetch": watch.seconds})
+            self._check(served, found)
+            return found
 
-        image = await self._fetches.run(fetched)
-        return term.model_copy(update={"image": image, "image_url": None})
-
-
-def fetch(url: str, settings: FetchSettings) -> bytes:
-    """A picture of the web; raises InputError with the reason why it can't be had.
-
-    A fetcher of its own: a stranger's host that hangs holds up no one else, and what one client's
-    requests showed of a host decides nothing for another's.
-    """
-    fetcher = Fetcher(settings, num_connections=1)
-    try:
-        answer = fetcher.fetch(url)
-    finally:
-        fetcher.close()
-    if isinstance(answer, Failure):
-        raise InputError(f"image_url: can't be fetched ({answer.reason})")
-    return answer.data
+        return await self._fetches.run(fetched)
 
 
 def check_picture(data: bytes, max_area: int) -> None:

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from infra.errors import InputError
+from infra.errors import ConflictError, InputError
 from retrieval.asking.question import Question
+from retrieval.asking.saved import save_selection
 from retrieval.serving.answers import json_response, next_cursor, offset_of, rendered
-from retrieval.serving.errors import RESPONSES
+from retrieval.serving.errors import RESPONSES, ErrorMessage
 from retrieval.serving.indices import Served
 from retrieval.serving.messages import (
     MAX_NAME,
@@ -26,7 +27,6 @@ from retrieval.serving.messages import (
     SelectionAnswer,
     SelectionRequest,
 )
-from retrieval.serving.saving import save
 from retrieval.serving.service import MAX_QUICK, Service
 from retrieval.serving.thumbnails import SIZES
 
@@ -106,7 +106,13 @@ async def thumbnail(
     return Response(data, headers=headers, media_type="image/jpeg")
 
 
-@router.post("/selections")
+@router.post(
+    "/selections",
+    responses={
+        403: {"model": ErrorMessage, "description": "saving is off, or asked by another's page"},
+        409: {"model": ErrorMessage, "description": "the name stands for something else"},
+    },
+)
 async def selections(request: Request, asked: SelectionRequest) -> SelectionAnswer:
     """Save samples as a selection of the corpus, where the service was started for it."""
     service = _service(request)
@@ -117,7 +123,18 @@ async def selections(request: Request, asked: SelectionRequest) -> SelectionAnsw
         # Anyone's page may ask, but not write through a visitor's browser.
         raise HTTPException(403, "saving is for the service's own page and for programs")
     served = service.indices.named(asked.index)
-    return await service.compute(lambda: save(served, asked.name, asked.uids))
+
+    def save() -> SelectionAnswer:
+        done = save_selection(served.root, asked.name, asked.uids, f"saved from {served.name}")
+        message = f"saved {done.num_out:,} samples as the selection {asked.name!r}"
+        return SelectionAnswer(name=asked.name, rows=done.num_out, message=message)
+
+    try:
+        return await service.compute(save)
+    except ConflictError:
+        raise HTTPException(
+            409, f"name {asked.name!r}: stands for another selection; choose another"
+        ) from None
 
 
 async def _answer(

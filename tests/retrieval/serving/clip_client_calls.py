@@ -21,17 +21,9 @@ package.__path__ = list(spec.submodule_search_locations)
 sys.modules["clip_retrieval"] = package
 client = importlib.import_module("clip_retrieval.clip_client")
 
-plain = client.ClipClient(url, index, num_images=5, use_safety_model=False)
-plain.use_violence_detector = False
-captions = client.ClipClient(
-    url,
-    index,
-    num_images=3,
-    modality=client.Modality.TEXT,
-    deduplicate=False,
-    use_safety_model=False,
-    use_violence_detector=False,
-)
+off = dict.fromkeys(("deduplicate", "use_safety_model", "use_violence_detector"), False)
+plain = client.ClipClient(url, index, num_images=5, **off)
+captions = client.ClipClient(url, index, num_images=3, modality=client.Modality.TEXT, **off)
 print(
     json.dumps(
         {

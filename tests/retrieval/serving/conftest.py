@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,8 +19,6 @@ from retrieval.serving.app import create_app
 from retrieval.serving.settings import ServeSettings
 
 HERE = Workers(local=True)
-
-StartService = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +53,7 @@ def serving(*roots: str, **settings: Any) -> Iterator[httpx.Client]:
         while not server.started:
             time.sleep(0.01)
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with httpx.Client(base_url=base, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=base, timeout=300, trust_env=False) as client:
             yield client
     finally:
         server.should_exit = True
@@ -64,14 +61,15 @@ def serving(*roots: str, **settings: Any) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def start_service() -> StartService:
+def start_service() -> Callable[..., AbstractContextManager[httpx.Client]]:
     return serving
 
 
 @pytest.fixture(scope="session")
 def client(served_root: str) -> Iterator[httpx.Client]:
     """Of one service with the default settings, for all tests that change nothing in it."""
-    with serving(served_root, fetch={"retries": 0, "timeout": 5}) as client:
+    # On a busy machine a test's question may wait long for its turn.
+    with serving(served_root, max_wait_s=300, fetch={"retries": 0, "timeout": 5}) as client:
         yield client
 
 
@@ -79,8 +77,3 @@ def client(served_root: str) -> Iterator[httpx.Client]:
 def picture(samples: list[Any]) -> str:
     """A sample's, in base64."""
     return base64.b64encode(samples[3].image).decode()
-
-
-def write_lines(path: Path, *lines: str) -> str:
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)

@@ -91,7 +91,12 @@ def test_an_id_is_exact_in_javascript_and_leads_to_the_sample(
 def test_the_first_query_that_is_not_empty_counts_and_empty_switches_are_off(
     client: httpx.Client, picture: str, samples: list[Any]
 ) -> None:
-    page = {"aesthetic_score": "", "aesthetic_weight": "", "use_mclip": False, "text": None}
+    page: dict[str, Any] = {
+        "aesthetic_score": "",
+        "aesthetic_weight": "",
+        "use_mclip": False,
+        "text": None,
+    }
     hits = knn(client, image=picture, embedding_input=[1.0] * 32, **page).json()
     assert hits[0]["id"] == id_of(samples[3].uid)
     rated = knn(client, text="cat", image=picture, aesthetic_score="9", aesthetic_weight="0.5")
