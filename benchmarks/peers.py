@@ -5,6 +5,9 @@ import sys
 import venv
 from pathlib import Path
 
+CLIP_RETRIEVAL = ("clip-retrieval==2.45.0", "setuptools<80")
+"""Its CLIP package asks for pkg_resources, which later setuptools no longer bring."""
+
 
 def peer_python(folder: Path, *requirements: str) -> Path:
     """The interpreter of an environment that holds `requirements`; made on the first call."""
