@@ -14,17 +14,19 @@ asks that.
 
 from collections.abc import Sequence
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 
 from infra import storage
 from infra.errors import CarraraError, ConflictError, DamagedError
 from infra.records import read_record
-from pipeline.corpus import manifest_url, read_manifest
+from pipeline.corpus import list_signals, manifest_url, read_manifest
 from pipeline.takedown.tombstones import read_tombstones, tombstones_url
 from retrieval.embeddings import Modality, Part, choose_encoder, index_url
 from retrieval.indexing.manifest import IndexManifest
-from retrieval.live.snapshot import Hit, Snapshot
+from retrieval.live.segments import LocalSegments
+from retrieval.live.snapshot import Hit, OpenSegments, Snapshot
 
 __all__ = ["Hit", "Retriever", "Snapshot", "row_starts"]
 
@@ -35,18 +37,34 @@ NUM_TRIES = 5
 class Retriever:
     """One encoder's indices over one corpus."""
 
-    def __init__(self, root: str, state: Snapshot, versions: tuple[str | None, ...]) -> None:
+    def __init__(self, root: str, encoder: str, open_segments: OpenSegments) -> None:
         self.root = root
-        self.state = state
-        """What is asked now; it stays as it is when another takes its place."""
-        self._versions = versions
+        self._open_segments = open_segments
         self._lock = Lock()
+        self._state: Snapshot | None = None
+        self._index_version: str | None = None
+        self._versions: _Versions | None = None
+        self._take_up(encoder)
 
     @classmethod
-    def open(cls, root: str, encoder: str | None = None) -> "Retriever":
-        """Raises InputError where there is no index or several, ConflictError for a stale one."""
+    def open(
+        cls,
+        root: str,
+        encoder: str | None = None,
+        open_segments: OpenSegments = LocalSegments,
+    ) -> "Retriever":
+        """Raises InputError where there is no index or several, ConflictError for a stale one.
+
+        `retrieval.live.remote` opens the segments on a Ray cluster instead.
+        """
         encoder = choose_encoder(root, "index", encoder)
-        return cls(root, *_open(root, encoder, None))
+        try:
+            return cls(root, encoder, open_segments)
+        except FileNotFoundError as error:
+            raise DamagedError(
+                f"{error.filename}: missing, though index.json names it; run `carrara index {root} "
+                f"--encoder {encoder} --overwrite`"
+            ) from error
 
     def refresh(self) -> bool:
         """Take up what was appended, taken down or built anew; whether anything was.
@@ -55,11 +73,20 @@ class Retriever:
         the one that was there goes on answering, without what is taken down meanwhile.
         """
         with self._lock:
+            before = self.state
             if _versions(self.root, self.encoder) == self._versions:
                 return False
-            before = self.state
-            self.state, self._versions = _open(self.root, self.encoder, before)
+            try:
+                self._take_up(self.encoder)
+            except FileNotFoundError:  # it is being replaced; the next refresh looks again
+                self._state = before.without(read_tombstones(self.root))
             return self.state is not before
+
+    @property
+    def state(self) -> Snapshot:
+        """What is asked now; it stays as it is when another takes its place."""
+        assert self._state is not None
+        return self._state
 
     @property
     def manifest(self) -> IndexManifest:
@@ -113,6 +140,42 @@ class Retriever:
     def read_images(self, hits: Sequence[Hit]) -> dict[str, bytes]:
         return self.state.read_images(hits)
 
+    def _take_up(self, encoder: str) -> None:
+        """The state that is there now; raises FileNotFoundError while files of it are missing."""
+        for num_left in reversed(range(NUM_TRIES)):
+            versions = _versions(self.root, encoder)
+            try:
+                state, index_version = self._read(encoder, versions)
+            except (FileNotFoundError, CarraraError):
+                if versions == _versions(self.root, encoder) or not num_left:
+                    raise
+                continue
+            # While files of an index are exchanged its index.json is not there.
+            if versions == _versions(self.root, encoder) or not num_left:
+                self._state, self._index_version = state, index_version
+                self._versions = versions
+                return
+
+    def _read(self, encoder: str, versions: "_Versions") -> tuple[Snapshot, str | None]:
+        """And which index.json it is of."""
+        tombstones, state = read_tombstones(self.root), self._state
+        if state is None or versions.index_json not in {self._index_version, None}:
+            url = storage.join(index_url(self.root, encoder), "index.json")
+            manifest, corpus = read_record(url, IndexManifest), read_manifest(self.root)
+            if manifest.corpus_digest == corpus.digest:
+                new = Snapshot(self.root, manifest, tombstones, state, self._open_segments)
+                return new, versions.index_json
+            if state is None:
+                raise ConflictError(
+                    f"{url}: an index of another state of the corpus (digest "
+                    f"{manifest.corpus_digest}, now {corpus.digest}); run `carrara embed "
+                    f"{self.root} --encoder {encoder}`, then `carrara index {self.root} --encoder "
+                    f"{encoder}`"
+                )
+        if self._versions is not None and versions.columns != self._versions.columns:
+            state = state.scored_anew()
+        return state.without(tombstones), self._index_version
+
 
 def row_starts(parts: Sequence[Part]) -> dict[str, int]:
     """The row number that each shard's rows begin with."""
@@ -120,47 +183,20 @@ def row_starts(parts: Sequence[Part]) -> dict[str, int]:
     return {part.shard: int(start) for part, start in zip(parts, starts[:-1], strict=True)}
 
 
-def _open(
-    root: str, encoder: str, before: Snapshot | None
-) -> tuple[Snapshot, tuple[str | None, ...]]:
-    """What is there now, and its versions."""
-    for num_left in reversed(range(NUM_TRIES)):
-        versions = _versions(root, encoder)
-        try:
-            state = _read(root, encoder, before)
-        except (FileNotFoundError, CarraraError) as error:
-            if versions != _versions(root, encoder) and num_left:
-                continue
-            if isinstance(error, FileNotFoundError):
-                raise DamagedError(
-                    f"{error.filename}: missing, though index.json names it; run `carrara index "
-                    f"{root} --encoder {encoder} --overwrite`"
-                ) from error
-            raise
-        # While files of an index are exchanged its index.json is not there.
-        if versions == _versions(root, encoder):
-            break
-    return state, versions
+class _Versions(NamedTuple):
+    """Of all that a state is read from, without reading it; None: not there."""
+
+    index_json: str | None
+    corpus: str | None
+    tombstones: str | None
+    columns: tuple[str | None, ...]
 
 
-def _read(root: str, encoder: str, before: Snapshot | None) -> Snapshot:
-    url = storage.join(index_url(root, encoder), "index.json")
-    tombstones = read_tombstones(root)
-    if before is not None and not storage.exists(url):
-        return before.without(tombstones)
-    manifest, corpus = read_record(url, IndexManifest), read_manifest(root)
-    if manifest.corpus_digest == corpus.digest:
-        return Snapshot(root, manifest, tombstones, before)
-    if before is not None:
-        return before.without(tombstones)
-    raise ConflictError(
-        f"{url}: an index of another state of the corpus (digest {manifest.corpus_digest}, now "
-        f"{corpus.digest}); run `carrara embed {root} --encoder {encoder}`, then `carrara index "
-        f"{root} --encoder {encoder}`"
+def _versions(root: str, encoder: str) -> _Versions:
+    signals = (storage.join(root, "columns", name, "manifest.json") for name in list_signals(root))
+    return _Versions(
+        index_json=storage.version(storage.join(index_url(root, encoder), "index.json")),
+        corpus=storage.version(manifest_url(root)),
+        tombstones=storage.version(tombstones_url(root)),
+        columns=tuple(map(storage.version, signals)),
     )
-
-
-def _versions(root: str, encoder: str) -> tuple[str | None, ...]:
-    """Of all that a state is read from, without reading it."""
-    index = storage.join(index_url(root, encoder), "index.json")
-    return tuple(map(storage.version, (index, manifest_url(root), tombstones_url(root))))

@@ -28,11 +28,21 @@ class AllowedRows:
         """bool [ntotal]"""
         self.num = int(np.count_nonzero(mask))
 
+    @classmethod
+    def unpacked(cls, bits: np.ndarray, num_rows: int) -> "AllowedRows":
+        """Of what `packed` gave."""
+        return cls(np.unpackbits(bits, count=num_rows, bitorder="little").astype(bool))
+
+    @cached_property
+    def packed(self) -> tuple[np.ndarray, int]:
+        """Eight rows a byte, and their number."""
+        return np.packbits(self.mask, bitorder="little"), len(self.mask)
+
     @cached_property
     def selector(self) -> faiss.IDSelector:
-        # Held on to: the selector only points there.
-        self._bits = np.packbits(self.mask, bitorder="little")
-        return faiss.IDSelectorBitmap(len(self._bits), faiss.swig_ptr(self._bits))
+        """It points to `packed`, and goes with this object."""
+        bits, _ = self.packed
+        return faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
 
 
 def search_among(

@@ -3,6 +3,9 @@
 Reads   ROOT/index/<encoder>/image.index text.index, segments/<number>/
 """
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import faiss
 import numpy as np
 
@@ -13,12 +16,43 @@ from retrieval.indexing.manifest import Segment
 from retrieval.live.among import AllowedRows, Found, search_among
 
 
+class Segments(Protocol):
+    """All segments of one index, wherever they are."""
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        modality: Modality,
+        allowed: Sequence[AllowedRows | None],
+    ) -> list[Found]:
+        """Each segment's own answer, its row numbers counted from its first; all or an error."""
+
+
+class LocalSegments:
+    """In this process, memory-mapped."""
+
+    def __init__(self, folder: str, segments: Sequence[Segment], dim: int) -> None:
+        self._segments = [OpenSegment(folder, segment, dim) for segment in segments]
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        modality: Modality,
+        allowed: Sequence[AllowedRows | None],
+    ) -> list[Found]:
+        return [
+            segment.search(queries, k, modality, rows)
+            for segment, rows in zip(self._segments, allowed, strict=True)
+        ]
+
+
 class OpenSegment:
     """One segment's two indices, memory-mapped."""
 
     def __init__(self, folder: str, segment: Segment, dim: int) -> None:
         self._segment = segment
-        self.num_rows = segment.num_rows
         self._indices = {
             modality: _open(storage.join(folder, segment.index_name(modality)), segment, dim)
             for modality in MODALITIES

@@ -8,7 +8,7 @@ opened, so that they stay as they were, and row numbers mean the same rows.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,15 +18,18 @@ from infra.errors import DamagedError, InputError
 from pipeline.corpus import PLACE_SCHEMA
 from pipeline.takedown.tombstones import Tombstones
 from retrieval.embeddings import MODALITIES, Modality, embeddings_url, index_url
-from retrieval.indexing.manifest import IndexManifest
+from retrieval.indexing.manifest import IndexManifest, Segment
 from retrieval.live.among import AllowedRows, Found, best_of
 from retrieval.live.columns import Columns
 from retrieval.live.exact import MAX_ROWS, search_exactly_among
 from retrieval.live.images import Place, Wanted, read_images
 from retrieval.live.metadata import Metadata
 from retrieval.live.removal import Removal
-from retrieval.live.segments import OpenSegment
+from retrieval.live.segments import LocalSegments, Segments
 from retrieval.live.vectors import map_array, stored_vectors
+
+OpenSegments = Callable[[str, Sequence[Segment], int], Segments]
+"""Of the index's folder, its segments and their dimensions."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,13 @@ class Snapshot:
         manifest: IndexManifest,
         tombstones: Tombstones,
         before: "Snapshot | None" = None,
+        open_segments: OpenSegments = LocalSegments,
     ) -> None:
         """What `before` has read of the same files is taken over from it."""
         self.root = root
         self.manifest = manifest
         folder = index_url(root, manifest.encoder)
-        self._segments = [OpenSegment(folder, one, manifest.dim) for one in manifest.segments]
+        self.segments = open_segments(folder, manifest.segments, manifest.dim)
         self._starts = np.cumsum([0, *(one.num_rows for one in manifest.segments)])
         earlier = None if before is None else before._metadata
         self._metadata: Metadata = Metadata(folder, manifest.parts, earlier)
@@ -81,6 +85,14 @@ class Snapshot:
             return self
         other = copy.copy(self)
         other._remove(tombstones)
+        return other
+
+    def scored_anew(self) -> "Snapshot":
+        """The same index, with the corpus's columns as they are now."""
+        other = copy.copy(self)
+        other.columns = Columns(self.root, self._metadata)
+        other._removal = Removal(self._metadata, other.columns)
+        other._remove(self.tombstones)
         return other
 
     def _remove(self, tombstones: Tombstones) -> None:
@@ -117,8 +129,15 @@ class Snapshot:
             rows = np.flatnonzero(allowed & ~self.removed)
             if len(rows) <= MAX_ROWS:
                 return search_exactly_among(stored, rows, queries, k)
-        among = zip(self._segments, self._starts, self._among(allowed), strict=False)
-        return best_of([self._of_segment(*one, queries, k, modality) for one in among], k)
+        among = self._among(allowed)
+        answers = self.segments.search(queries, k, modality, among)
+        return best_of(
+            [
+                self._completed(answer, number, among[number], queries, modality)
+                for number, answer in enumerate(answers)
+            ],
+            k,
+        )
 
     def search(
         self,
@@ -177,34 +196,34 @@ class Snapshot:
         shown = rows[~self.removed[rows]]
         return int(shown[0]) if len(shown) else None
 
-    def _of_segment(
+    def _completed(
         self,
-        segment: OpenSegment,
-        start: int,
+        answer: Found,
+        number: int,
         allowed: AllowedRows | None,
         queries: np.ndarray,
-        k: int,
         modality: Modality,
     ) -> Found:
-        similarities, ids = segment.search(queries, k, modality, allowed)
-        found = similarities, np.where(ids < 0, -1, ids + start)
-        stored = self._vectors[modality]
-        num = segment.num_rows if allowed is None else allowed.num
-        # A graph does not reach every row.
-        short = np.flatnonzero(ids[:, : min(k, num)].min(axis=1, initial=0) < 0)
+        """A segment's answer by the row numbers of all: a graph does not reach every row, and what
+        it left empty is found by comparing with all."""
+        similarities, ids = answer
+        start, end = self._starts[number : number + 2]
+        rows = np.where(ids < 0, -1, ids + start)
+        stored, k = self._vectors[modality], ids.shape[1]
+        num = end - start if allowed is None else allowed.num
+        short = np.flatnonzero((ids[:, : min(k, num)] < 0).any(axis=1))
         if len(short) and stored is not None:
             mask = np.ones(num, bool) if allowed is None else allowed.mask
-            rows = start + np.flatnonzero(mask)
-            exact = search_exactly_among(stored, rows, queries[short], k)
-            for approximate, true in zip(found, exact, strict=True):
-                approximate[short] = true
-        return found
+            similarities[short], rows[short] = search_exactly_among(
+                stored, start + np.flatnonzero(mask), queries[short], k
+            )
+        return similarities, rows
 
     def _among(self, allowed: np.ndarray | None) -> "list[AllowedRows | None]":
         if allowed is not None:
             assert allowed.shape == (self.num_rows,), allowed.shape
             return self._by_segment(allowed & ~self.removed)
-        return self._shown or [None] * len(self._segments)
+        return self._shown or [None] * len(self.manifest.segments)
 
     def _by_segment(self, allowed: np.ndarray) -> "list[AllowedRows | None]":
         return [AllowedRows(rows) for rows in np.split(allowed, self._starts[1:-1])]

@@ -159,11 +159,48 @@ def test_nothing_is_left_when_all_is_taken_down(root: str, tiny_encoder: str) ->
 def test_embeddings_of_another_state_of_the_corpus_are_removed(
     root: str, tiny_encoder: str
 ) -> None:
-    stamp = Path(embeddings_url(root, tiny_encoder), "stamp.json")
-    stamp.write_text(stamp.read_text().replace(read_manifest(root).digest, "0" * 16))
+    folder = Path(embeddings_url(root, tiny_encoder))
+    for shard in read_manifest(root).shards:
+        record = folder / f"parts/part_{int(shard.name)}.json"
+        record.write_text(record.read_text().replace(shard.sha256, "0" * 64))
     take_down(root, url=(URL,))
-    assert not stamp.exists()
+    assert not folder.exists()
     assert not Path(index_url(root, tiny_encoder)).exists()
+
+
+def test_embeddings_of_a_corpus_that_has_grown_since_lose_its_rows_too(
+    root: str, tiny_encoder: str, make_corpus: Callable[..., Manifest]
+) -> None:
+    make_corpus(root, num_shards=4, num_samples=4)
+    take_down(root, url=(URL,))
+    assert len(arrays(root, tiny_encoder)) == 11
+    assert not Path(index_url(root, tiny_encoder)).exists()
+    embed.run(embed.Config(root=root, encoder=tiny_encoder, workers=HERE))
+    index.run(index.Config(root=root))
+    assert Retriever.open(root).num_rows == 15
+
+
+def test_segments_before_the_first_that_held_any_keep_their_files(
+    root: str, tiny_encoder: str, make_corpus: Callable[..., Manifest]
+) -> None:
+    for num_shards in (4, 5):
+        make_corpus(root, num_shards=num_shards, num_samples=4)
+        embed.run(embed.Config(root=root, encoder=tiny_encoder, workers=HERE))
+        index.run(index.Config(root=root))
+    folder = Path(index_url(root, tiny_encoder))
+    files = {path: path.stat().st_mtime_ns for path in folder.glob("*.index")}
+    service = Retriever.open(root)
+    assert [one.num_rows for one in service.manifest.segments] == [12, 4, 4]
+    taken = service.hits(np.array([13]), np.ones(1))[0]
+    vector = service.vectors(np.array([13]), "image")
+    take_down(root, uid=(taken.uid,))
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.index")} == files
+    assert service.refresh()
+    assert [one.num_rows for one in service.manifest.segments] == [12, 7]
+    ((*hits,),) = service.search(vector, 20)
+    assert len(hits) == 19
+    assert taken.uid not in {hit.uid for hit in hits}
+    verify.run(verify.Config(root=root))
 
 
 def test_an_embed_that_was_killed_goes_on(root: str, tiny_encoder: str) -> None:

@@ -18,6 +18,8 @@ from pipeline.corpus import (
     Manifest,
     Sample,
     Shard,
+    manifest_url,
+    read_manifest,
     read_rows,
     sample_uid,
     write_manifest,
@@ -29,6 +31,7 @@ from retrieval.embeddings import (
     array_name,
     embeddings_url,
     metadata_name,
+    read_parts,
 )
 
 ENCODER = "Test/none"
@@ -51,12 +54,16 @@ class EmbeddedCorpus:
         self.uids: list[str] = []
         self._shards: list[Shard] = []
         self._parts: list[Part] = []
+        if storage.exists(manifest_url(root)):  # as others left it
+            self._shards = list(read_manifest(root).shards)
+            parts = read_parts(self.folder)
+            self._parts = [parts[shard.name] for shard in self._shards]
 
-    def grow(self, num_samples: int, seed: int = 0) -> None:
+    def grow(self, num_samples: int) -> None:
         """By one shard, written with the manifests of corpus and embeddings."""
         number = len(self._shards)
-        image = unit_rows(num_samples, self.dim, 2 * seed + 100 * number)
-        text = unit_rows(num_samples, self.dim, 2 * seed + 100 * number + 1)
+        image = unit_rows(num_samples, self.dim, 2 * number)
+        text = unit_rows(num_samples, self.dim, 2 * number + 1)
         shard = self._write_shard(f"{number:05d}", num_samples)
         self._shards.append(shard)
         self._write_part(shard, image, text)
@@ -80,7 +87,7 @@ class EmbeddedCorpus:
         return write_shard(self.root, name, samples, pa.Table.from_pylist(rows, ROW_SCHEMA), {})
 
     def _write_part(self, shard: Shard, image: np.ndarray, text: np.ndarray) -> None:
-        number = str(int(shard.name))
+        number = f"{int(shard.name):02d}"
         rows = read_rows(self.root, shard).drop_columns(["status", "error_message"])
         metadata = rows.rename_columns(["image_path", *rows.column_names[1:]])
         contents = {
@@ -111,7 +118,7 @@ class EmbeddedCorpus:
             config_digest="0" * 16,
             input_digest="0" * 16,
             shards=list(self._shards),
-            counts={SUCCESS: len(self.image)},
+            counts={SUCCESS: sum(shard.num_samples for shard in self._shards)},
         )
         write_manifest(self.root, corpus)
         embeddings = EmbeddingsManifest(
@@ -120,22 +127,12 @@ class EmbeddedCorpus:
             precision="fp32",
             dim=self.dim,
             corpus_digest=corpus.digest,
-            counts={"embedded": len(self.image)},
+            counts={"embedded": sum(part.num_rows for part in self._parts)},
             parts=list(self._parts),
             files={name: digest for part in self._parts for name, digest in part.files.items()},
         )
-        for name, record in (
-            ("manifest.json", embeddings),
-            (
-                "stamp.json",
-                Stamp(
-                    stage="embed",
-                    input_digest=corpus.digest,
-                    config_digest="0" * 16,
-                    config={},
-                ),
-            ),
-        ):
+        stamp = Stamp(stage="embed", input_digest=corpus.digest, config_digest="0" * 16, config={})
+        for name, record in (("manifest.json", embeddings), ("stamp.json", stamp)):
             storage.publish_text(storage.join(self.folder, name), record.model_dump_json())
 
     @property
