@@ -20,7 +20,8 @@ class Architecture(BaseModel):
 
 
 class TextTransformer(nn.Module):
-    """Pre-norm encoder; the mean of the tokens' last states, projected."""
+    """Pre-norm encoder; the mean of the tokens' last states, projected. `dropout` is of what the
+    tokens are embedded to, in training."""
 
     def __init__(self, architecture: Architecture, dropout: float = 0.0) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class TextTransformer(nn.Module):
             width,
             architecture.heads,
             dim_feedforward=4 * width,
-            dropout=dropout,
+            dropout=0.0,
             activation="gelu",
             batch_first=True,
             norm_first=True,
