@@ -151,10 +151,13 @@ async function more() {
     const next = await askService(grown.cursor, signal);
     grown.hits.push(...next.hits);
     Object.assign(grown.folded, next.folded);
-    Object.assign(grown, { cursor: next.cursor, hidden: next.hidden, notes: next.notes });
+    grown.cursor = next.cursor;
+    for (const [reason, num] of Object.entries(next.hidden)) {
+      grown.hidden[reason] = (grown.hidden[reason] ?? 0) + num; // told page by page
+    }
     grid.append(next.hits);
     showFoot();
-    showCount();
+    showCount(); // the notes stay the first page's
   } catch (error) {
     if (error.name === "AbortError") return;
     byId("more").textContent = `${error.message} Try again`;
@@ -176,6 +179,7 @@ function showAnswer(found) {
   answer = found;
   keep(found);
   showIntro(false);
+  if (!found.hits.length) showNothing();
   grid.clear();
   grid.append(found.hits);
   showFoot();
@@ -267,12 +271,20 @@ function showIntro(shown = true) {
   const index = indices.find(({ name }) => name === question.index);
   const num = index ? plural(index.num_rows, "picture") : "the pictures";
   intro.replaceChildren(
-    element("h1", {}, `Search ${num}`),
+    element("h2", {}, `Search ${num}`),
     element("p", {}, "By words, or by a picture: paste one, drop it here, or upload it. Then click a " +
       "picture to go on from there, or add and subtract: ", element("kbd", {}, "cat + 0.5*tiger - cartoon")),
     element("p.hint", {}, "Pictures come from this service alone. Their addresses on the web are " +
       "links, and nothing is loaded from them by itself."),
   );
+}
+
+function showNothing() {
+  const why = question.where.trim()
+    ? `Nothing that passes “${question.where.trim()}” is left to show.`
+    : "Nothing of this index is left to show.";
+  byId("intro").hidden = false;
+  byId("intro").replaceChildren(element("h2", {}, "Nothing found"), element("p", {}, why));
 }
 
 function fail(error, again) {

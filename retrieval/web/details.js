@@ -1,6 +1,6 @@
 // One picture and all that is known of it, in a dialog.
 
-import { byId, element, foreign, iconButton, outwardLink, toast } from "./dom.js";
+import { byId, element, foreign, icon, iconButton, outwardLink, toast } from "./dom.js";
 import { foldedReason } from "./grid.js";
 import { describe } from "./question.js";
 
@@ -33,12 +33,14 @@ export class Details {
       .pictureOf(hit, LARGE)
       .then((source) => (picture.src = source))
       .catch((error) => toast(error.message));
+    const buttons = () => [...this.#dialog.querySelectorAll("button")];
+    const focused = buttons().indexOf(document.activeElement);
     this.#dialog.replaceChildren(
       element("div.stage", {}, picture),
       element("div.facts", {}, this.#head(hit), this.#buttons(hit), ...this.#facts(hit, asked)),
     );
     if (!this.#dialog.open) this.#dialog.showModal();
-    this.#dialog.querySelector(".facts").scrollTop = 0;
+    (buttons()[focused] ?? this.#dialog.querySelector(".primary")).focus();
   }
 
   #head(hit) {
@@ -57,14 +59,18 @@ export class Details {
   }
 
   #buttons(hit) {
-    const button = (text, act, tag = "button") =>
-      element(tag, { type: "button", onclick: () => this.#leave(act) }, text);
+    const { search, add } = this.#actions;
+    const leave = (act) => ({ type: "button", onclick: () => this.#leave(act) });
+    const nudge = (name, text, weight) => {
+      const label = { title: `${text} like this`, aria: { label: `${text} like this` } };
+      return element("button", { ...leave(() => add(hit, weight)), ...label }, icon(name), text);
+    };
     return element(
       "div.row",
       {},
-      button("Search by this picture", () => this.#actions.search(hit), "button.primary"),
-      button("More like this", () => this.#actions.add(hit, 1)),
-      button("Less like this", () => this.#actions.add(hit, -1)),
+      element("button.primary", leave(() => search(hit)), "Search by this picture"),
+      nudge("plus", "More", 1),
+      nudge("minus", "Less", -1),
     );
   }
 
@@ -84,11 +90,10 @@ export class Details {
   }
 
   #rows(hit) {
-    const size = hit.width && hit.height ? { size: `${hit.width} × ${hit.height}` } : {};
     const others = Object.entries(hit.metadata ?? {}).filter(
       ([name, value]) => !SHOWN_APART.has(name) && value !== null && value !== "",
     );
-    return Object.entries({ uid: hit.uid, ...size, ...Object.fromEntries(others) }).map(
+    return [["uid", hit.uid], ...others].map(
       ([name, value]) =>
         element(
           "tr",

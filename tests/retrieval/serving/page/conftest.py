@@ -42,7 +42,9 @@ from retrieval.embeddings import EMBEDDED_ENCODER
 StartService = Callable[..., AbstractContextManager[httpx.Client]]
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-WIDE, PHONE = {"width": 1200, "height": 800}, {"width": 390, "height": 780}
+WINDOW = {"width": 1200, "height": 800}
+TIMEOUT_MS = 30_000
+"""For what takes some milliseconds on a machine that has nothing else to do."""
 NUM_PICTURES = 96
 
 HOSTILE = {
@@ -98,6 +100,11 @@ def samples(page_root: str) -> list[Sample]:
 
 
 @pytest.fixture(scope="session")
+def hostile_captions() -> list[str]:
+    return list(HOSTILE.values())
+
+
+@pytest.fixture(scope="session")
 def pictures_url() -> Iterator[str]:
     """A server of pictures, as the web has them."""
     from examples.emoji.server import serve
@@ -147,6 +154,15 @@ class Visit:
         expect(grid).to_have_attribute("aria-busy", "false")
         expect(self.page.locator("#index option")).not_to_have_count(0)
 
+    def scroll_to_end(self) -> None:
+        """Page after page, until there is no more."""
+        foot, end = self.page.locator("#foot"), self.page.locator("#end")
+        while not end.is_visible():
+            num = self.hits.count()
+            foot.scroll_into_view_if_needed()
+            expect(self.hits.nth(num).or_(end).first).to_be_attached()
+            self.page.wait_for_timeout(20)
+
     def ask(self, words: str) -> None:
         self.page.fill("#words", words)
         self.page.press("#words", "Enter")
@@ -166,6 +182,7 @@ class Visit:
 def browser() -> Iterator[Browser]:
     """Ended with the module: while it is there, no other event loop can run in this thread."""
     assert CHROMIUM, "the search page is tested in a browser: install chromium (apt-get)"
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -179,9 +196,9 @@ def visitor(browser: Browser, service: str) -> Iterator[Callable[..., Visit]]:
     with ExitStack() as stack:
 
         def visit(base: str = service, **options: Any) -> Visit:
-            options = {"viewport": WIDE, "reduced_motion": "reduce"} | options
+            options = {"viewport": WINDOW, "reduced_motion": "reduce"} | options
             context = stack.enter_context(browser.new_context(base_url=base, **options))
-            context.set_default_timeout(10_000)
+            context.set_default_timeout(TIMEOUT_MS)
             made = Visit(context.new_page(), {urlsplit(base).netloc})
             made.page.on("request", made.note_request)
             made.page.on("console", made.note_console)
