@@ -33,22 +33,28 @@ def main() -> None:
     parser.add_argument("--model", default="Carrara-S", help="a file in models/, without .json")
     arguments = parser.parse_args()
     state = torch.load(arguments.checkpoint, map_location="cpu", weights_only=True)
-    tensors = {
-        name.removeprefix("module."): tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in state["state_dict"].items()
-    }
-    arguments.folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name.removeprefix("module."): each for name, each in state["state_dict"].items()}
     weights = arguments.folder / "open_clip_model.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights)
-    weights.chmod(0o644)  # safetensors writes it readable to its owner alone
+    write_weights(weights, tensors)
     config = {
         "model_cfg": json.loads((MODELS / f"{arguments.model}.json").read_text("utf-8")),
         "preprocess_cfg": PREPROCESSING,
     }
     text = json.dumps(config, indent=2) + "\n"
     (arguments.folder / "open_clip_config.json").write_text(text, "utf-8")
-    assert weights.stat().st_size <= MAX_BYTES, f"{weights} has {weights.stat().st_size} bytes"
     print(f"{weights}: {weights.stat().st_size:,} bytes, epoch {state['epoch']}")
+
+
+def write_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """As float16; no more than ships."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    halves = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    save_file({name: tensor.contiguous() for name, tensor in halves.items()}, path)
+    path.chmod(0o644)  # safetensors writes it readable to its owner alone
+    assert path.stat().st_size <= MAX_BYTES, f"{path} has {path.stat().st_size} bytes"
 
 
 if __name__ == "__main__":

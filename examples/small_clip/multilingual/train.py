@@ -1,0 +1,169 @@
+"""Teach a small text tower to land, from many languages, where the English tower lands.
+
+    python -m examples.small_clip.multilingual.train WORK CLDR [--validation]
+
+Reads   WORK/{train,heldout}.parquet (made by examples.small_clip.pairs), CLDR's names, the teacher
+Writes  WORK/multilingual/   tokenizer.json, tower.json, and after each epoch checkpoint.pt
+Run again, it goes on from the checkpoint. --validation holds out a tenth of the training groups
+instead, in WORK/multilingual-validation: there settings are chosen, not on what is held out.
+
+Shapes: n texts, L tokens, e emoji in training, d the width of the shared space.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from examples.small_clip.multilingual.lessons import Lessons, make_lessons, read_split
+from examples.small_clip.multilingual.names import LANGUAGES
+from examples.small_clip.multilingual.pieces import learn_pieces, shuffled_batches
+from retrieval.embeddings import EMBEDDED_ENCODER
+from retrieval.encoder import load_encoder
+from retrieval.text_tower import TowerConfig
+from retrieval.text_transformer import Architecture, TextTransformer
+
+VOCAB_SIZE = 16_000
+WIDTH, LAYERS, HEADS = 128, 2, 4
+CONTEXT_LENGTH = 32
+BATCH_SIZE = 512
+LEARNING_RATE = 3e-3
+WARMUP_STEPS = 200
+WEIGHT_DECAY = 0.05
+DROPOUT = 0.1
+NAMING_WEIGHT = 0.3
+TEMPERATURE = 0.05
+MAX_GRADIENT = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("cldr", type=Path, help="where both packages were unpacked")
+    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    folder = arguments.work / ("multilingual" + "-validation" * arguments.validation)
+    folder.mkdir(exist_ok=True)
+    split = read_split(arguments.work, validation=arguments.validation)
+    teacher = load_encoder(EMBEDDED_ENCODER)
+    lessons = make_lessons(split, arguments.cldr, teacher.encode_texts)
+    print(f"{len(lessons.texts)} texts, {len(split.train)} emoji, {len(LANGUAGES)} languages")
+    tokenizer = learn_pieces(lessons.texts, VOCAB_SIZE, CONTEXT_LENGTH)
+    config = TowerConfig(
+        teacher=EMBEDDED_ENCODER,
+        teacher_digest=teacher.weights_digest,
+        languages=list(LANGUAGES),
+        architecture=Architecture(
+            vocab_size=tokenizer.get_vocab_size(),
+            width=WIDTH,
+            layers=LAYERS,
+            heads=HEADS,
+            context_length=CONTEXT_LENGTH,
+            embed_dim=teacher.dim,
+        ),
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tower.json").write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
+    torch.manual_seed(arguments.seed)
+    model = TextTransformer(config.architecture, DROPOUT)
+    train(model, tokenizer, lessons, folder / "checkpoint.pt", arguments.epochs, arguments.seed)
+
+
+def train(
+    model: TextTransformer,
+    tokenizer: Tokenizer,
+    lessons: Lessons,
+    checkpoint: Path,
+    num_epochs: int,
+    seed: int,
+) -> None:
+    optimizer = make_optimizer(model)
+    num_done = resume(checkpoint, model, optimizer)
+    batches_per_epoch = math.ceil(len(lessons.texts) / BATCH_SIZE)
+    for epoch in range(num_done, num_epochs):
+        start = time.monotonic()
+        generator = np.random.default_rng((seed, epoch))
+        torch.manual_seed(int(generator.integers(2**31)))
+        sums = np.zeros(2)
+        batches = shuffled_batches(tokenizer, lessons.texts, BATCH_SIZE, generator)
+        for step, (places, tokens) in enumerate(batches, start=epoch * batches_per_epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, num_epochs * batches_per_epoch)
+            distance, surprise = losses(model(tokens), lessons, places)
+            optimizer.zero_grad()
+            (distance + NAMING_WEIGHT * surprise).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
+            optimizer.step()
+            sums += (distance.item(), surprise.item())
+        save(checkpoint, model, optimizer, epoch + 1)
+        distance_now, surprise_now = sums / batches_per_epoch
+        print(
+            f"epoch {epoch + 1}: 1 - cosine {distance_now:.4f}, naming {surprise_now:.3f}, "
+            f"{time.monotonic() - start:.0f} s",
+            flush=True,
+        )
+
+
+def losses(
+    rows: torch.Tensor, lessons: Lessons, places: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far from their targets the rows [n, d] are, and how little they tell which emoji is
+    named: cross-entropy between a text's shares and the softmax over all English captions."""
+    distance = (1 - (rows * lessons.targets[places]).sum(dim=1)).mean()
+    shares = np.zeros((len(places), len(lessons.captions)), np.float32)  # [n, e]
+    for row, place in zip(shares, places, strict=True):
+        found = lessons.shares[place]
+        row[list(found)] = list(found.values())
+    likelihoods = torch.log_softmax(rows @ lessons.captions.T / TEMPERATURE, dim=1)
+    return distance, -(torch.from_numpy(shares) * likelihoods).sum(dim=1).mean()
+
+
+def make_optimizer(model: TextTransformer) -> torch.optim.AdamW:
+    """Decay for the layers' matrices only: a rare piece's embedding must not fade between its
+    texts."""
+    named = list(model.named_parameters())
+    decays = [p for name, p in named if p.dim() > 1 and "embedding" not in name]
+    others = [p for name, p in named if p.dim() == 1 or "embedding" in name]
+    return torch.optim.AdamW(
+        [
+            {"params": decays, "weight_decay": WEIGHT_DECAY},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.98),
+    )
+
+
+def learning_rate(step: int, num_steps: int) -> float:
+    """Warm-up, then a cosine to zero."""
+    warmup = min(1.0, (step + 1) / WARMUP_STEPS)
+    return LEARNING_RATE * warmup * (1 + math.cos(math.pi * step / num_steps)) / 2
+
+
+def resume(checkpoint: Path, model: TextTransformer, optimizer: torch.optim.Optimizer) -> int:
+    """How many epochs are done."""
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["num_epochs"])
+
+
+def save(
+    checkpoint: Path, model: TextTransformer, optimizer: torch.optim.Optimizer, num_epochs: int
+) -> None:
+    partial = checkpoint.with_suffix(".partial")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state | {"num_epochs": num_epochs}, partial)
+    partial.replace(checkpoint)
+
+
+if __name__ == "__main__":
+    main()
