@@ -33,7 +33,7 @@ from retrieval.embeddings import (
 from retrieval.indexing.manifest import IndexManifest
 
 if TYPE_CHECKING:
-    from retrieval.indexing.build import Goal
+    from retrieval.indexing.choice import Goal
 
 
 class Config(StageConfig):
@@ -42,7 +42,15 @@ class Config(StageConfig):
     encoder: str | None = None
     """Whose embeddings; none: the only ones there are."""
     kind: str | None = None
-    """A faiss factory string; none: Flat, HNSW32 or IVF,SQ8, by the number of rows."""
+    """A faiss factory string; none: Flat up to 50,000 rows, beyond that lists of product-quantized
+    vectors with candidates compared again at half precision."""
+    recall: float | None = Field(default=None, gt=0, le=1)
+    """A promise: of the 10 truly nearest rows this share is found, for queries by words and by
+    picture alike; the kind of index and its search parameters are chosen by measuring."""
+    ram: str | None = None
+    """With recall: what both indices may take in searches, and building them, as in 8GB."""
+    p99: str | None = None
+    """With recall: what 99 of 100 queries may take, each alone on one thread, as in 20ms."""
     num_queries: int = Field(default=500, ge=1)
     """Captions and pictures that recall is measured with."""
     compact: Annotated[bool, EXECUTION_ONLY] = False
@@ -60,10 +68,12 @@ def run(config: Config) -> Summary:
         embeddings = read_embeddings_manifest(config.root, encoder, corpus)
         if embeddings.num_rows == 0:
             raise InputError(f"{config.root}: the embeddings by {encoder!r} have no rows to index")
-        from retrieval.indexing.build import Goal
+        from retrieval.indexing.choice import Goal
+        from retrieval.indexing.promise import promise_of
 
-        goal = Goal(config.kind, config.num_queries)
-        goal.check(embeddings)
+        promise = promise_of(config.recall, config.ram, config.p99)
+        goal = Goal(config.kind, promise, config.num_queries)
+        goal.check(embeddings.num_rows, embeddings.dim)
         folder = index_url(config.root, encoder)
         claim(folder, _stamp(config, embeddings), overwrite=config.overwrite)
         manifest = _brought_up_to_date(config, goal, embeddings, folder)
@@ -98,18 +108,18 @@ def run(config: Config) -> Summary:
 def _brought_up_to_date(
     config: Config, goal: "Goal", embeddings: EmbeddingsManifest, folder: str
 ) -> IndexManifest:
-    from retrieval.indexing import build
+    from retrieval.indexing import segments
 
     source = embeddings_url(config.root, embeddings.encoder)
-    before = build.current(folder)
+    before = segments.current(folder)
     if before is not None and (config.overwrite or config.compact):
         is_whole = len(before.segments) == 1 and before.embeddings_digest == embeddings.digest
         before = before if is_whole else None
     if before is None:
-        return build.anew(source, embeddings, goal, folder)
+        return segments.anew(source, embeddings, goal, folder)
     added = _added_parts(config.root, before, embeddings)
     if added or before.corpus_digest != embeddings.corpus_digest:
-        return build.appended(source, embeddings, goal, folder, before, added)
+        return segments.appended(source, embeddings, goal, folder, before, added)
     return before
 
 
@@ -125,7 +135,7 @@ def _added_parts(root: str, before: IndexManifest, embeddings: EmbeddingsManifes
                 f"indexed; build anew with `carrara index {root} --encoder {embeddings.encoder} "
                 "--overwrite`"
             )
-    return list(parts.values())
+    return [part for part in parts.values() if part.num_rows]
 
 
 def _stamp(config: Config, embeddings: EmbeddingsManifest) -> Stamp:

@@ -1,20 +1,28 @@
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 
+from benchmarks.clip_like import ENCODER, ClipLike, write_corpus
 from infra import storage
 from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, InputError
+from infra.records import read_record
 from infra.summary import Summary
-from retrieval import embed, index, knn
-from retrieval.embeddings import Part, index_url
-from retrieval.indexing.build import kind_for
+from retrieval import embed, index
+from retrieval.embeddings import index_url
+from retrieval.indexing.manifest import IndexManifest
+from retrieval.indexing.segments import read_groups
+from retrieval.search import Retriever
 
 HERE = Workers(local=True)
+REPOSITORY = Path(__file__).parents[2]
+VECTORS = ClipLike(num_rows=3000, rows_a_part=750, dim=32)
 
 
 @pytest.fixture
@@ -23,31 +31,31 @@ def embedded_corpus(small_corpus: str, tiny_encoder: str) -> str:
     return small_corpus
 
 
+def parts(*numbers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    return (VECTORS.part(number) for number in numbers)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    """Three parts of vectors; there is a fourth to append."""
+    write_corpus(tmp_path / "corpus", parts(0, 1, 2))
+    return str(tmp_path / "corpus")
+
+
 def run(root: str, **settings: Any) -> Summary:
     return index.run(index.Config(root=root, **settings))
 
 
-def unit_rows(num: int, dim: int, seed: int) -> np.ndarray:
-    rows = np.random.default_rng(seed).normal(size=(num, dim)).astype(np.float32)
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+def manifest_of(root: str, encoder: str = ENCODER) -> IndexManifest:
+    return read_record(storage.join(index_url(root, encoder), "index.json"), IndexManifest)
 
 
-def stored_stream(folder: Path, arrays: list[np.ndarray]) -> knn.VectorStream:
-    (folder / "img_emb").mkdir(parents=True)
-    parts = []
-    for i, rows in enumerate(arrays):
-        name = f"img_emb/img_emb_{i}.npy"
-        np.save(folder / name, rows.astype(np.float16))
-        part = Part(
-            shard=f"{i:05d}",
-            file_number=str(i),
-            num_rows=len(rows),
-            num_undecodable=0,
-            dim=rows.shape[1],
-            files={name: storage.sha256(str(folder / name))},
-        )
-        parts.append(part)
-    return knn.VectorStream(str(folder), parts, "image")
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): storage.sha256(str(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_an_exact_index_has_recall_one_for_words_and_for_pictures(embedded_corpus: str) -> None:
@@ -70,36 +78,36 @@ def test_layout_is_clip_retrievals_and_every_file_is_digested(
         f"metadata/metadata_{i}.parquet" for i in (0, 1)
     }
     assert names == files | {"index.json", "stamp.json"}
-    digests = json.loads((folder / "index.json").read_text())["files"]
-    assert digests == {name: storage.sha256(str(folder / name)) for name in files}
+    recorded = json.loads((folder / "index.json").read_text())["files"]
+    assert recorded == {name: storage.sha256(str(folder / name)) for name in files}
 
 
-def test_a_second_run_builds_nothing(embedded_corpus: str, tiny_encoder: str) -> None:
-    run(embedded_corpus)
-    path = Path(index_url(embedded_corpus, tiny_encoder), "image.index")
+def test_a_second_run_builds_nothing(corpus: str) -> None:
+    run(corpus)
+    path = Path(index_url(corpus, ENCODER), "image.index")
     before = path.stat().st_mtime_ns
-    run(embedded_corpus)
+    run(corpus)
+    run(corpus, compact=True)
     assert path.stat().st_mtime_ns == before
 
 
-def test_another_kind_conflicts_until_told_to_overwrite(embedded_corpus: str) -> None:
-    run(embedded_corpus)
+def test_another_kind_conflicts_until_told_to_overwrite(corpus: str) -> None:
+    run(corpus)
     with pytest.raises(ConflictError, match="kind = None, now 'HNSW32'"):
-        run(embedded_corpus, kind="HNSW32")
-    assert run(embedded_corpus, kind="HNSW32", overwrite=True).details["kinds"] == [
-        {"image": "HNSW32", "text": "HNSW32"}
-    ]
+        run(corpus, kind="HNSW32")
+    summary = run(corpus, kind="HNSW32", overwrite=True)
+    assert summary.details["kinds"] == [{"image": "HNSW32", "text": "HNSW32"}]
 
 
-@pytest.mark.parametrize("kind", ["no such kind", "IVF1000,Flat"])
+@pytest.mark.parametrize("kind", ["no such kind", "IVF10000,Flat"])
 def test_a_kind_that_can_not_be_built_is_an_error_and_leaves_the_index(
-    embedded_corpus: str, tiny_encoder: str, kind: str
+    corpus: str, kind: str
 ) -> None:
-    run(embedded_corpus)
-    path = Path(index_url(embedded_corpus, tiny_encoder), "image.index")
+    run(corpus)
+    path = Path(index_url(corpus, ENCODER), "image.index")
     before = path.read_bytes()
     with pytest.raises(ConfigError, match=f"kind '{kind}'") as raised:
-        run(embedded_corpus, kind=kind, overwrite=True)
+        run(corpus, kind=kind, overwrite=True)
     assert "\n" not in str(raised.value)
     assert path.read_bytes() == before
 
@@ -114,45 +122,173 @@ def test_no_embeddings_name_the_command_to_run(small_corpus: str) -> None:
         run(small_corpus)
 
 
-def test_the_kind_follows_the_number_of_rows() -> None:
-    assert [kind_for(n) for n in (10, 50_001, 20_000_000)] == ["Flat", "HNSW32", "IVF32768,SQ8"]
+@pytest.mark.parametrize("kind", ["IVF16,PQ8x4fs,Refine(SQfp16)", "HNSW16,SQfp16"])
+def test_the_same_embeddings_give_the_same_bytes_on_any_number_of_threads(
+    tmp_path: Path, kind: str
+) -> None:
+    found = []
+    for num_threads in (1, 3):
+        root = tmp_path / str(num_threads)
+        write_corpus(root, parts(0, 1, 2))
+        command = ["-m", "carrara", "index", str(root), "--kind", kind]
+        subprocess.run(
+            [sys.executable, *command],
+            check=True,
+            cwd=REPOSITORY,
+            env={"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "passive"},
+            capture_output=True,
+        )
+        found.append(digests(Path(index_url(str(root), ENCODER))))
+    assert found[0] == found[1]
 
 
-def test_exact_search_over_parts_is_a_sort_of_all_similarities(tmp_path: Path) -> None:
-    rows, queries = unit_rows(50, 8, 0), unit_rows(7, 8, 1)
-    stream = stored_stream(tmp_path, [rows[:20], rows[20:20], rows[20:23], rows[23:]])
-    similarities, ids = knn.search_exactly(stream, queries, 10)
-    expected = queries @ rows.astype(np.float16).astype(np.float32).T
-    np.testing.assert_array_equal(ids, np.argsort(-expected, axis=1)[:, :10])
-    np.testing.assert_allclose(similarities, np.sort(expected)[:, ::-1][:, :10], atol=1e-6)
+# Appending and compacting
 
 
-def test_recall_of_a_poor_index_is_what_counting_gives(tmp_path: Path) -> None:
-    """An index that lacks every second row finds half of the neighbours."""
-    rows = unit_rows(400, 16, 0)
-    stream = stored_stream(tmp_path, [rows])
-    poor = faiss.index_factory(16, "IDMap,Flat", faiss.METRIC_INNER_PRODUCT)
-    kept = np.arange(0, 400, 2)
-    stored = stream.take(np.arange(400))
-    poor.add_with_ids(stored[kept], kept)
-    measured = knn.recall(poor, stream, unit_rows(300, 16, 1), 10)
-    assert measured == pytest.approx(0.5, abs=0.04)
+def test_new_parts_become_a_segment_and_old_files_stay_as_they_are(corpus: str) -> None:
+    run(corpus)
+    folder = Path(index_url(corpus, ENCODER))
+    before = digests(folder)
+    write_corpus(Path(corpus), parts(0, 1, 2, 3))
+    assert run(corpus).num_out == 3000
+    after = digests(folder)
+    assert {name: after[name] for name in before if name != "index.json"} == {
+        name: digest for name, digest in before.items() if name != "index.json"
+    }
+    added = after.keys() - before.keys()
+    assert added == {
+        "segments/0001/image.index",
+        "segments/0001/text.index",
+        "segments/0001/groups.npy",
+        "metadata/metadata_00003.parquet",
+    }
+    manifest = manifest_of(corpus)
+    assert [part.shard for part in manifest.parts] == ["00000", "00001", "00002", "00003"]
+    assert manifest.files == {
+        name: digest for name, digest in after.items() if name not in ("index.json", "stamp.json")
+    }
 
 
-def test_recall_takes_copies_of_one_picture_as_equals(tmp_path: Path) -> None:
-    rows = np.repeat(unit_rows(4, 16, 0), 30, axis=0)
-    stream = stored_stream(tmp_path, [rows[::-1]])
-    flat = knn.build_index("Flat", stream, 16)
-    own = np.arange(0, 120, 7)
-    assert knn.recall(flat, stream, stream.take(own), 10, own) == 1.0
+def test_segments_answer_as_one_index_of_all_rows_would(corpus: str, tmp_path: Path) -> None:
+    run(corpus)
+    write_corpus(Path(corpus), parts(0, 1, 2, 3))
+    run(corpus)
+    write_corpus(tmp_path / "whole", parts(0, 1, 2, 3))
+    run(str(tmp_path / "whole"))
+    queries = VECTORS.part(3)[1][:20].astype(np.float32)
+    appended = Retriever.open(corpus).neighbours(queries, 10, "image")[1]
+    whole = Retriever.open(str(tmp_path / "whole")).neighbours(queries, 10, "image")[1]
+    np.testing.assert_array_equal(appended, whole)
 
 
-def test_search_gives_k_rows_even_where_lists_are_short(tmp_path: Path) -> None:
-    rows = unit_rows(256, 8, 0)
-    stream = stored_stream(tmp_path, [rows])
-    for kind in ("IVF64,Flat", "OPQ4_8,IVF64,Flat"):
-        ivf = knn.build_index(kind, stream, 8)
-        faiss.extract_index_ivf(ivf).nprobe = 1
-        _, ids = knn.search(ivf, unit_rows(5, 8, 1), 200)
-        assert ids.shape == (5, 200)
-        assert (ids >= 0).all()
+def test_compacting_gives_the_bytes_of_an_index_built_at_once(corpus: str, tmp_path: Path) -> None:
+    run(corpus)
+    write_corpus(Path(corpus), parts(0, 1, 2, 3))
+    run(corpus)
+    run(corpus, compact=True)
+    write_corpus(tmp_path / "whole", parts(0, 1, 2, 3))
+    run(str(tmp_path / "whole"))
+    compacted = digests(Path(index_url(corpus, ENCODER)))
+    assert compacted == digests(Path(index_url(str(tmp_path / "whole"), ENCODER)))
+
+
+@pytest.mark.parametrize(("numbers", "state"), [((0, 2), "gone"), ((0, 3, 2), "another")])
+def test_parts_that_changed_or_went_are_named(
+    corpus: str, numbers: tuple[int, ...], state: str
+) -> None:
+    run(corpus)
+    names = ["00000", "00002"] if state == "gone" else ["00000", "00001", "00002"]
+    write_corpus(Path(corpus), parts(*numbers), names=names)
+    with pytest.raises(ConflictError, match=f"shard 00001 are {state}.*--overwrite"):
+        run(corpus)
+    assert run(corpus, overwrite=True).num_out == 750 * len(numbers)
+
+
+KILLED = """
+import os, sys
+from infra import storage
+import carrara
+
+left = int(sys.argv.pop(1))
+publish, move = storage.publish, storage.move
+
+def counted(function):
+    def wrapped(*arguments):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return function(*arguments)
+    return wrapped
+
+storage.publish, storage.move = counted(publish), counted(move)
+sys.exit(carrara.run_command(sys.argv[1:]))
+"""
+"""A command that is killed before its so-many-th file is published or moved."""
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 8, 12, 16])
+def test_killed_anywhere_a_compaction_run_again_ends_the_same(
+    corpus: str, tmp_path: Path, num_steps: int
+) -> None:
+    run(corpus)
+    write_corpus(Path(corpus), parts(0, 1, 2, 3))
+    run(corpus)
+    command = [sys.executable, "-c", KILLED, str(num_steps), "index", corpus, "--compact"]
+    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)
+    assert killed.returncode == 9, killed.stderr
+    run(corpus, compact=True)
+    write_corpus(tmp_path / "whole", parts(0, 1, 2, 3))
+    run(str(tmp_path / "whole"))
+    compacted = digests(Path(index_url(corpus, ENCODER)))
+    assert compacted == digests(Path(index_url(str(tmp_path / "whole"), ENCODER)))
+
+
+# Near duplicates
+
+
+def groups_by_brute_force(pictures: np.ndarray) -> np.ndarray:
+    """The smallest row of each connected component, by repeated spreading."""
+    rows = pictures.astype(np.float32)
+    is_near = rows @ rows.T > 0.94
+    np.fill_diagonal(is_near, val=True)
+    labels = np.arange(len(rows))
+    while True:
+        spread = np.where(is_near, labels, len(rows)).min(axis=1)
+        if (spread == labels).all():
+            return labels
+        labels = spread
+
+
+@pytest.mark.parametrize("kind", [None, "IVF16,PQ8x4fs,Refine(SQ4)"])
+def test_near_duplicates_are_grouped_as_by_comparing_all_pairs(
+    tmp_path: Path, kind: str | None
+) -> None:
+    """Copies of many pictures, chains of copies, and one picture forty times; some of each come
+    with the part that is appended."""
+    rng = np.random.default_rng(1)
+    pictures, captions = VECTORS.part(0)
+    chosen = np.concatenate([rng.integers(0, 300, 200), np.full(40, 301)])
+    noise = rng.normal(size=(len(chosen), 32)) * 0.04
+    copies = pictures[chosen] + noise
+    copies /= np.linalg.norm(copies, axis=1, keepdims=True)
+    everything = np.concatenate([pictures, copies.astype(np.float16)])
+    everything = everything[rng.permutation(len(everything))]
+    texts = np.resize(captions, everything.shape)
+    first, rest = slice(0, 800), slice(800, None)
+    root = tmp_path / "corpus"
+    write_corpus(root, iter([(everything[first], texts[first])]))
+    run(str(root), kind=kind)
+    write_corpus(root, ((everything[here], texts[here]) for here in (first, rest)))
+    run(str(root), kind=kind)
+    groups = read_groups(index_url(str(root), ENCODER), manifest_of(str(root)))
+    expected = groups_by_brute_force(everything)
+    assert len(np.unique(expected)) < 900
+    np.testing.assert_array_equal(groups, expected)
+
+
+def test_pictures_without_near_duplicates_stand_alone(corpus: str) -> None:
+    run(corpus)
+    pictures = np.concatenate([VECTORS.part(number)[0] for number in range(3)])
+    groups = read_groups(index_url(corpus, ENCODER), manifest_of(corpus))
+    np.testing.assert_array_equal(groups, groups_by_brute_force(pictures))
