@@ -24,13 +24,13 @@ import numpy as np
 
 from benchmarks.corruption import (
     KINDS,
-    ExactIndex,
     Pairs,
     auroc,
     average_precision,
     corrupt,
     read_pairs,
 )
+from benchmarks.exact_index import ExactIndex
 from retrieval.captions.mix import fit
 from retrieval.captions.neighbourhood import Side, blocks, look_around
 from retrieval.captions.scores import TEMPERATURE, PairScores, score_pairs

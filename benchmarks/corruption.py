@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.drawn import Drawn, drawn, emoji_names
 from retrieval.captions.neighbourhood import NEAR_DUPLICATE
-from retrieval.embeddings import EMBEDDED_ENCODER, Modality
+from retrieval.embeddings import EMBEDDED_ENCODER
 from retrieval.encoder import load_encoder
 
 LANGUAGES = ("de", "fr", "es", "it", "pl", "ru", "ja", "zh", "hi", "ko", "fi", "hu")
@@ -125,24 +125,6 @@ def corrupt(pairs: Pairs, kind: str, rate: float, seed: int) -> tuple[np.ndarray
         texts[chosen] = KINDS[kind](pairs, chosen)
         is_wrong[chosen] = True
     return texts, is_wrong
-
-
-class ExactIndex:
-    """What `retrieval.search.Retriever` answers over a Flat index, from memory."""
-
-    def __init__(self, images: np.ndarray, texts: np.ndarray) -> None:
-        self._arrays = {"image": images, "text": texts}
-
-    def neighbours(
-        self, vectors: np.ndarray, k: int, modality: Modality
-    ) -> tuple[np.ndarray, np.ndarray]:
-        base = self._arrays[modality]
-        similarities, rows = faiss.knn(vectors, base, min(k, len(base)), faiss.METRIC_INNER_PRODUCT)
-        return similarities, rows
-
-    def vectors(self, rows: np.ndarray, modality: Modality) -> np.ndarray:
-        found: np.ndarray = self._arrays[modality][rows]
-        return found
 
 
 # Measures

@@ -34,9 +34,11 @@ SHARE_OF_HARD = 0.2
 """Weight of the hard swaps among all: many of them are captions that do fit."""
 PULL = 0.3
 """Ridge on the weights beside that of s-CLIPLoss (features of unit variance, mean loss)."""
-LOWEST = 0.2
-"""pi_0 is how many times more of the corpus than of the swaps lies among the swaps' lowest fifth
-(Storey 2002: there hardly anything is right)."""
+LOWEST = (0.2, 0.4, 0.6, 0.8)
+"""pi_0 is at most the share of the corpus that scores as low as a fifth of the swaps do, times
+five, and so on (Storey 2002): the least of these is taken. Where the encoder is weak that is the
+first, for sound pairs hardly score so low; where swaps in the corpus itself score lower than those
+made here, whose other halves don't count, it is one of the others."""
 NUM_ITERATIONS = 1000
 NUM_STEPS = 100
 """The probabilities are kept as a table of so many scores."""
@@ -183,10 +185,10 @@ def _regress(
 
 def _calibrate(own: np.ndarray, swapped: np.ndarray) -> tuple[float, list[float], list[float]]:
     """pi_0, and pi_0 f_0 / f at steps of the score: never rising with it."""
-    low = np.quantile(swapped, LOWEST)
     # One is added, so that a corpus without a wrong pair among those looked at is not said to
     # have none.
-    share = min(1.0, ((own <= low).sum() + 1) / len(own) / LOWEST)
+    bounds = [((own <= np.quantile(swapped, low)).sum() + 1) / (low * len(own)) for low in LOWEST]
+    share = min(1.0, *bounds)
     both = np.concatenate([own, swapped])
     order = np.argsort(both, kind="stable")
     is_own = np.repeat([1.0, 0.0], [len(own), len(swapped)])[order]
