@@ -31,6 +31,7 @@ QUICK_GELU = 1.702
 LAYER_NORM_EPS = 1e-5
 NUM_MERGES = 49152 - 256 - 2
 """Of the vocabulary's file, as open_clip's tokenizer.py takes them."""
+# The pattern is open_clip's.
 WORDS = r"""<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"""
 
 _erf = np.frompyfunc(math.erf, 1, 1)
@@ -60,7 +61,7 @@ class QuickTextTower:
         self._num_layers, self._num_heads = text["layers"], text["heads"]
         self._context_length = text["context_length"]
         self._is_quick_gelu = bool(model.get("quick_gelu"))
-        self._tokenizer = _tokenizer()
+        self._tokenizer = _Tokenizer()
 
     @cached_property
     def weights_digest(self) -> str:
@@ -75,9 +76,9 @@ class QuickTextTower:
 
     def _tokens(self, text: str) -> list[int]:
         """Start, words, end; nothing follows the end, for in a causal tower it would not count."""
-        start, end = (self._tokenizer.token_to_id(f"<{at}_of_text>") for at in ("start", "end"))
-        words = self._tokenizer.encode(_cleaned(text)).ids
-        return [start, *words[: self._context_length - 2], end]
+        words = [*self._tokenizer.tokens(text)[: self._context_length - 2], self._tokenizer.end]
+        # The first end is the text's, should it name its own.
+        return [self._tokenizer.start, *words[: words.index(self._tokenizer.end) + 1]]
 
     @cached_property
     def _weights(self) -> dict[str, np.ndarray]:
@@ -139,34 +140,49 @@ class QuickTextTower:
         return result
 
 
-def _tokenizer() -> Any:
-    """CLIP's byte-pair encoding by the tokenizers library, from the vocabulary in open_clip."""
-    from tokenizers import Regex, Tokenizer
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import ByteLevel, Split
-    from tokenizers.pre_tokenizers import Sequence as Steps
+class _Tokenizer:
+    """CLIP's byte-pair encoding, from the vocabulary in open_clip, merged by `tokenizers`."""
 
-    spec = importlib.util.find_spec("open_clip")
-    assert spec is not None
-    assert spec.origin is not None
-    packed = Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz").read_bytes()
-    lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : NUM_MERGES + 1]
-    merges = [(first, second) for first, second in map(str.split, lines)]
-    letters = _byte_letters()
-    pieces = [*letters, *(f"{one}</w>" for one in letters), *map("".join, merges)]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(BPE(vocabulary, merges, end_of_word_suffix="</w>"))
-    tokenizer.add_special_tokens(["<start_of_text>", "<end_of_text>"])
-    steps = [Split(Regex(WORDS), "removed", invert=True), ByteLevel(False, use_regex=False)]
-    tokenizer.pre_tokenizer = Steps(steps)
-    return tokenizer
+    def __init__(self) -> None:
+        import regex  # type: ignore[import-untyped]
+        from tokenizers.models import BPE
+
+        spec = importlib.util.find_spec("open_clip")
+        assert spec is not None
+        assert spec.origin is not None
+        packed = Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz").read_bytes()
+        lines = gzip.decompress(packed).decode("utf-8").split("\n")[1 : NUM_MERGES + 1]
+        merges = [(first, second) for first, second in map(str.split, lines)]
+        self._letters = _byte_letters()
+        letters = list(self._letters.values())
+        pieces = [*letters, *(f"{one}</w>" for one in letters), *map("".join, merges)]
+        self._merging = BPE(
+            {piece: number for number, piece in enumerate(pieces)},
+            merges,
+            end_of_word_suffix="</w>",
+        )
+        self.start, self.end = len(pieces), len(pieces) + 1
+        self._marks = {"<start_of_text>": self.start, "<end_of_text>": self.end}
+        self._words = regex.compile(WORDS)
+
+    def tokens(self, text: str) -> list[int]:
+        found: list[int] = []
+        for word in self._words.findall(_cleaned(text)):
+            if word in self._marks:
+                found.append(self._marks[word])
+            else:
+                spelt = "".join(self._letters[byte] for byte in word.encode("utf-8"))
+                found += [token.id for token in self._merging.tokenize(spelt)]
+        return found
 
 
-def _byte_letters() -> list[str]:
+def _byte_letters() -> dict[int, str]:
     """A printable letter for each byte, in the order of the vocabulary (open_clip's own)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + number) for number, byte in enumerate(others)
+    }
 
 
 def _cleaned(text: str) -> str:
