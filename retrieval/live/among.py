@@ -7,7 +7,7 @@ more until k are left.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -28,6 +28,10 @@ class AllowedRows:
         """bool [ntotal]"""
         self.num = int(np.count_nonzero(mask))
 
+    @property
+    def share(self) -> float:
+        return self.num / len(self.mask)
+
     @classmethod
     def unpacked(cls, bits: np.ndarray, num_rows: int) -> "AllowedRows":
         """Of what `packed` gave."""
@@ -43,6 +47,15 @@ class AllowedRows:
         """It points to `packed`, and goes with this object."""
         bits, _ = self.packed
         return faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+
+
+class _Chosen(NamedTuple):
+    """Which rows faiss may answer with."""
+
+    selector: faiss.IDSelector | None = None
+    share: float = 1.0
+    """Of all rows. A graph's search goes through the others, too, and of those that it keeps in
+    sight this share can be answered with: it keeps as many times more."""
 
 
 def search_among(
@@ -76,14 +89,14 @@ def _search(
 ) -> Found:
     if not takes_selector(index):
         return _overask(index, queries, k, allowed)
-    selector = None if allowed is None else allowed.selector
+    chosen = _Chosen() if allowed is None else _Chosen(allowed.selector, allowed.share)
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None:
-        found: Found = index.search(queries, k, params=_parameters(index, selector, parameters))
+        found: Found = index.search(queries, k, params=_parameters(index, chosen, parameters))
         return found
     num_probes = min(parameters.get("nprobe", ivf.nprobe), ivf.nlist)
     while True:
-        settings = _parameters(index, selector, parameters | {"nprobe": num_probes})
+        settings = _parameters(index, chosen, parameters | {"nprobe": num_probes})
         similarities, ids = index.search(queries, k, params=settings)
         if num_probes == ivf.nlist or not (ids < 0).any():
             return similarities, ids
@@ -100,25 +113,25 @@ def takes_selector(index: faiss.Index) -> bool:
 
 
 def _parameters(
-    index: faiss.Index, selector: faiss.IDSelector | None, parameters: Parameters
+    index: faiss.Index, chosen: _Chosen, parameters: Parameters
 ) -> faiss.SearchParameters:
     """For whatever the index is made of, from the outside in."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
-        inner = _parameters(index.index, selector, parameters)
+        inner = _parameters(index.index, chosen, parameters)
         return _with(faiss.SearchParametersPreTransform(), index_params=inner)
     if isinstance(index, faiss.IndexRefine):
-        inner = _parameters(index.base_index, selector, parameters)
+        inner = _parameters(index.base_index, chosen, parameters)
         factor = parameters.get("k_factor", index.k_factor)
         return _with(faiss.IndexRefineSearchParameters(), base_index_params=inner, k_factor=factor)
     if isinstance(index, faiss.IndexHNSW):
-        breadth = parameters.get("efSearch", index.hnsw.efSearch)
+        breadth = int(parameters.get("efSearch", index.hnsw.efSearch) / chosen.share)
         names: Any = faiss  # type checkers miss this one
-        return _with(names.SearchParametersHNSW(), sel=selector, efSearch=breadth)
+        return _with(names.SearchParametersHNSW(), sel=chosen.selector, efSearch=breadth)
     if isinstance(index, faiss.IndexIVF):
         probes = parameters.get("nprobe", index.nprobe)
-        return _with(faiss.SearchParametersIVF(), sel=selector, nprobe=probes)
-    return _with(faiss.SearchParameters(), sel=selector)
+        return _with(faiss.SearchParametersIVF(), sel=chosen.selector, nprobe=probes)
+    return _with(faiss.SearchParameters(), sel=chosen.selector)
 
 
 def _with(settings: Any, **fields: Any) -> faiss.SearchParameters:

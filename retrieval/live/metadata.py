@@ -15,6 +15,7 @@ from threading import Lock
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra import storage
@@ -75,11 +76,14 @@ class Metadata:
         keys, order = self._keys_in_order
         first, last = (np.searchsorted(keys, asked, side) for side in ("left", "right"))
         spans = [order[low:high] for low, high in zip(first, last, strict=True) if low < high]
-        wanted = set(uids)
         candidates = np.unique(np.concatenate([np.zeros(0, np.int64), *spans]))
-        return np.array(
-            [row for row in candidates if self.row(int(row))["uid"] in wanted], np.int64
-        )
+        numbers = np.searchsorted(self.starts, candidates, side="right") - 1
+        wanted, found = pa.array(uids, pa.string()), [np.zeros(0, np.int64)]
+        for number in np.unique(numbers):
+            rows = candidates[numbers == number]
+            there = self._tables[number].rows["uid"].take(pa.array(rows - self.starts[number]))
+            found.append(rows[pc.is_in(there, value_set=wanted).to_numpy()])
+        return np.concatenate(found)
 
     def rows_beginning(self, prefix: int, num_bits: int) -> np.ndarray:
         """Sorted numbers of all rows whose uid begins with these bits, at most 64."""

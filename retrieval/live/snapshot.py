@@ -65,6 +65,8 @@ class Snapshot:
         """What `before` has read of the same files is taken over from it."""
         self.root = root
         self.manifest = manifest
+        self.max_exact = MAX_ROWS
+        """Allowed rows up to which all of them are compared with."""
         folder = index_url(root, manifest.encoder)
         self.segments = open_segments(folder, manifest.segments, manifest.dim)
         self._starts = np.cumsum([0, *(one.num_rows for one in manifest.segments)])
@@ -99,7 +101,8 @@ class Snapshot:
         self.tombstones = tombstones
         self.removed: np.ndarray = self._removal.rows(tombstones)
         """bool [num_rows]"""
-        self._shown = self._by_segment(~self.removed) if self.removed.any() else None
+        nothing_removed: list[AllowedRows | None] = [None] * len(self.manifest.segments)
+        self._shown = self._by_segment(~self.removed) if self.removed.any() else nothing_removed
 
     @property
     def num_rows(self) -> int:
@@ -125,11 +128,12 @@ class Snapshot:
         queries = np.ascontiguousarray(vectors, np.float32)
         k = min(k, self.num_rows)
         stored = self._vectors[modality]
-        if allowed is not None and stored is not None:
-            rows = np.flatnonzero(allowed & ~self.removed)
-            if len(rows) <= MAX_ROWS:
-                return search_exactly_among(stored, rows, queries, k)
-        among = self._among(allowed)
+        if allowed is not None:
+            assert allowed.shape == (self.num_rows,), allowed.shape
+            allowed = allowed & ~self.removed
+            if stored is not None and np.count_nonzero(allowed) <= self.max_exact:
+                return search_exactly_among(stored, np.flatnonzero(allowed), queries, k)
+        among = self._shown if allowed is None else self._by_segment(allowed)
         answers = self.segments.search(queries, k, modality, among)
         return best_of(
             [
@@ -218,12 +222,6 @@ class Snapshot:
                 stored, start + np.flatnonzero(mask), queries[short], k
             )
         return similarities, rows
-
-    def _among(self, allowed: np.ndarray | None) -> "list[AllowedRows | None]":
-        if allowed is not None:
-            assert allowed.shape == (self.num_rows,), allowed.shape
-            return self._by_segment(allowed & ~self.removed)
-        return self._shown or [None] * len(self.manifest.segments)
 
     def _by_segment(self, allowed: np.ndarray) -> "list[AllowedRows | None]":
         return [AllowedRows(rows) for rows in np.split(allowed, self._starts[1:-1])]

@@ -97,19 +97,19 @@ class EmbeddedCorpus:
         }
         for name, data in contents.items():
             storage.publish_bytes(storage.join(self.folder, name), data)
-        self._parts.append(
-            Part(
-                shard=shard.name,
-                file_number=number,
-                num_rows=len(image),
-                num_undecodable=0,
-                dim=self.dim,
-                shard_digest=shard.sha256,
-                rows_digest=shard.rows_sha256,
-                precision="fp32",
-                files={name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
-            )
+        part = Part(
+            shard=shard.name,
+            file_number=number,
+            num_rows=len(image),
+            num_undecodable=0,
+            dim=self.dim,
+            shard_digest=shard.sha256,
+            rows_digest=shard.rows_sha256,
+            precision="fp32",
+            files={name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
         )
+        self._parts.append(part)
+        storage.publish_text(storage.join(self.folder, part.record_name), part.model_dump_json())
 
     def _write_manifests(self) -> None:
         corpus = Manifest(

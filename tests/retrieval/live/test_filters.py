@@ -110,7 +110,7 @@ FRAGMENTS = "width caption ' \" ( ) [ ] ; -- /* */ , > = select from samples 1 '
 FRAGMENTS += " $$ :: ."
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     where=st.text(max_size=40)
     | st.lists(st.sampled_from(FRAGMENTS.split(" ")), max_size=12).map(" ".join)
@@ -141,8 +141,8 @@ def test_the_functions_that_pass_can_neither_read_nor_change_anything() -> None:
 
 def test_a_search_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "TIME_LIMIT_S", 0.2)
-    table = pa.table({"caption": ["a" * 2000] * 200_000})
-    where = " or ".join(f"regexp_matches(caption, '(a|b|ab)*{i}c')" for i in range(60))
+    table = pa.table({"caption": ["a" * 200] * 50_000})
+    where = " or ".join(f"regexp_matches(caption, '(a|b|ab)+[{i}-9]c')" for i in range(9))
     parse_where(where)
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"longer than 0\.2 s"):

@@ -53,7 +53,6 @@ def masks() -> st.SearchStrategy[np.ndarray | None]:
 @given(allowed=masks(), k=st.integers(1, 350), seed=st.integers(0, 50))
 def test_exactly_k_of_the_rows_that_may_be_shown(
     segmented: tuple[Any, Retriever],
-    monkeypatch: pytest.MonkeyPatch,
     max_exact: int,
     allowed: np.ndarray | None,
     k: int,
@@ -61,7 +60,7 @@ def test_exactly_k_of_the_rows_that_may_be_shown(
 ) -> None:
     """By the index's selectors (0) and by exact scan."""
     corpus, retriever = segmented
-    monkeypatch.setattr("retrieval.live.snapshot.MAX_ROWS", max_exact)
+    retriever.state.max_exact = max_exact
     queries = corpus.image[[seed, 299 - seed]].astype(np.float32)
     similarities, rows = retriever.neighbours(queries, k, "image", allowed)
     may = ~retriever.removed if allowed is None else allowed & ~retriever.removed
