@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from infra.cluster import Workers
 from infra.errors import ConflictError, InputError, ShortfallError
@@ -28,7 +30,7 @@ from retrieval.embeddings import (
     read_embeddings_manifest,
     read_metadata,
 )
-from retrieval.encoder import load_encoder
+from retrieval.encoder import choose_precision, load_encoder
 from retrieval.pictures import decode_picture
 
 HERE = Workers(local=True)
@@ -165,6 +167,125 @@ def test_embeddings_of_another_state_of_the_corpus_are_refused(
         read_embeddings_manifest(small_corpus, tiny_encoder, corpus)
     with pytest.raises(ConflictError, match="another input"):
         run(small_corpus, tiny_encoder)
+
+
+def test_a_corpus_that_grew_keeps_the_parts_of_unchanged_shards(
+    tmp_path: Path, tiny_encoder: str, make_corpus: Callable[..., Manifest]
+) -> None:
+    """From 9 shards to 12: the new names have more digits, and still come last."""
+    root = str(tmp_path / "grown")
+    make_corpus(root, num_shards=9, num_samples=1)
+    run(root, tiny_encoder)
+    folder = embeddings_url(root, tiny_encoder)
+    before = all_files(folder)
+    corpus = make_corpus(root, num_shards=12, num_samples=1)
+    assert run(root, tiny_encoder).details["shards embedded now"] == 3
+    after = all_files(folder)
+    changed = {name for name in before if after.get(name) != before[name]}
+    assert changed == {"manifest.json", "stamp.json"}
+    manifest = read_embeddings_manifest(root, tiny_encoder, corpus)
+    assert [part.shard for part in manifest.parts] == [f"{i:05d}" for i in range(12)]
+    numbers = [part.file_number for part in manifest.parts]
+    assert numbers == [*"012345678", "9", "9_10", "9_11"]
+    names = [f"img_emb_{number}.npy" for number in numbers]
+    assert sorted(names) == names
+    # As if all had been embedded at once, but for the names.
+    shutil.rmtree(folder)
+    run(root, tiny_encoder)
+    whole = read_embeddings_manifest(root, tiny_encoder, corpus)
+    digests = [[*part.files.values()] for part in manifest.parts]
+    assert [[*part.files.values()] for part in whole.parts] == digests
+
+
+def test_a_changed_shard_is_embedded_anew_when_told_to_overwrite(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    run(small_corpus, tiny_encoder)
+    spoil_a_picture(small_corpus, "000010002")
+    with pytest.raises(ConflictError, match="another input"):
+        run(small_corpus, tiny_encoder)
+    summary = run(small_corpus, tiny_encoder, overwrite=True)
+    assert summary.details["shards embedded now"] == 1
+    assert summary.counts == {"embedded": 23, "undecodable picture": 1}
+
+
+def test_arrays_that_a_killed_run_left_of_a_shard_that_is_gone_go_too(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    run(small_corpus, tiny_encoder)
+    folder = Path(embeddings_url(small_corpus, tiny_encoder))
+    stray = folder / "img_emb/img_emb_7.npy"
+    shutil.copy(folder / "img_emb/img_emb_0.npy", stray)
+    run(small_corpus, tiny_encoder)
+    assert not stray.exists()
+
+
+def test_nothing_is_replaced_before_the_new_settings_are_seen_to_work(
+    small_corpus: str, tiny_encoder: str, tmp_path: Path
+) -> None:
+    encoder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, encoder)
+    run(small_corpus, str(encoder))
+    folder = embeddings_url(small_corpus, str(encoder))
+    before = all_files(folder)
+    (encoder / "open_clip_model.safetensors").write_bytes(b"a download cut short")
+    with pytest.raises(InputError, match="nothing was replaced"):
+        run(small_corpus, str(encoder), overwrite=True)
+    assert all_files(folder) == before
+
+
+def test_a_device_that_is_not_there_is_named(small_corpus: str, tiny_encoder: str) -> None:
+    with pytest.raises(ValidationError, match="device"):
+        embed.Config(root=small_corpus, encoder=tiny_encoder, device="gpu")
+    with pytest.raises(ShortfallError, match=r"--device 'cuda:99': this machine can't"):
+        run(small_corpus, tiny_encoder, device="cuda:99")
+
+
+def test_auto_precision_is_the_hardwares_and_stays_that_of_the_parts(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    chosen = run(small_corpus, tiny_encoder).details["precision"]
+    assert chosen == choose_precision("cuda" if torch.cuda.is_available() else "cpu")
+    # As after a kill on a machine that has another.
+    folder = Path(embeddings_url(small_corpus, tiny_encoder))
+    other = "fp16" if chosen != "fp16" else "fp32"
+    first, second = (folder / f"parts/part_{i}.json" for i in range(2))
+    first.write_text(first.read_text().replace(f'"{chosen}"', f'"{other}"'))
+    second.unlink()
+    assert run(small_corpus, tiny_encoder).details["precision"] == other
+
+
+def test_parts_of_several_precisions_are_no_embeddings(
+    small_corpus: str, tiny_encoder: str
+) -> None:
+    run(small_corpus, tiny_encoder, precision="auto")
+    first = Path(embeddings_url(small_corpus, tiny_encoder), "parts/part_0.json")
+    part = Part.model_validate_json(first.read_text())
+    first.write_text(part.model_copy(update={"precision": "other"}).model_dump_json())
+    with pytest.raises(ConflictError, match="--precision"):
+        run(small_corpus, tiny_encoder)
+
+
+def test_the_thread_count_changes_no_byte(small_corpus: str, tiny_encoder: str) -> None:
+    run(small_corpus, tiny_encoder)
+    folder = embeddings_url(small_corpus, tiny_encoder)
+    one = all_files(folder)
+    shutil.rmtree(folder)
+    num_before = torch.get_num_threads()
+    run(small_corpus, tiny_encoder, workers=Workers(local=True, cpus_per_worker=2))
+    torch.set_num_threads(num_before)
+    assert all_files(folder) == one
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "num_gpus", "expected"),
+    [(16, 0, (1, 0)), (16, 1, (2, 1 / 8)), (64, 8, (1, 1 / 8)), (4, 1, (1, 1 / 8))],
+)
+def test_gpus_are_shared_so_that_every_core_decodes_for_them(
+    num_cpus: int, num_gpus: int, expected: tuple[float, float]
+) -> None:
+    shared = embed.share_gpus(Workers(), num_cpus, num_gpus)
+    assert (shared.cpus_per_worker, shared.gpus_per_worker) == expected
 
 
 def test_an_unknown_encoder_fails_before_anything_is_written(small_corpus: str) -> None:

@@ -1,6 +1,8 @@
+import csv
 import hashlib
 import shutil
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from infra.errors import InputError
-from retrieval.embeddings import DEFAULT_ENCODER
-from retrieval.encoder import Encoder, Precision, load_encoder
+from infra.errors import ConfigError, InputError
+from retrieval.embeddings import DEFAULT_ENCODER, EMBEDDED_ENCODER
+from retrieval.encoder import Encoder, Precision, choose_precision, load_encoder
+from retrieval.pictures import decode_picture
+
+EMOJI = Path(__file__).parents[2] / "examples" / "emoji"
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +86,33 @@ def test_half_precision_stays_near_full_precision(
     half = load_encoder(tiny_encoder, precision=precision)
     cosine = half.encode_texts(["a red cat"]) @ encoder.encode_texts(["a red cat"]).T
     assert cosine.item() > 0.999
+
+
+def test_bf16_of_the_shipped_encoder_stays_near_fp32() -> None:
+    """Of emoji, which it was made for, the least similar; and of their captions."""
+    with (EMOJI / "captions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[:64]
+    with zipfile.ZipFile(EMOJI / "pictures.zip") as archive:
+        pictures = [decode_picture(archive.read(row["file_name"])) for row in rows]
+    captions = [row["caption"] for row in rows]
+    whole = load_encoder(EMBEDDED_ENCODER)
+    half = load_encoder(EMBEDDED_ENCODER, precision="bf16")
+    images = (whole.encode_images(pictures) * half.encode_images(pictures)).sum(axis=1)
+    texts = (whole.encode_texts(captions) * half.encode_texts(captions)).sum(axis=1)
+    assert images.min() > 0.998
+    assert images.mean() > 0.9995
+    assert texts.min() > 0.9995
+
+
+def test_a_device_that_this_machine_lacks_is_not_blamed_on_the_weights(tiny_encoder: str) -> None:
+    for device in ("cuda:99", "abacus"):
+        with pytest.raises(ConfigError, match=f"--device '{device}'") as raised:
+            load_encoder(tiny_encoder, device)
+        assert "\n" not in str(raised.value)
+
+
+def test_auto_precision_is_never_left_open(tiny_encoder: str) -> None:
+    assert load_encoder(tiny_encoder, precision="auto").precision == choose_precision("cpu")
 
 
 @pytest.mark.parametrize(
