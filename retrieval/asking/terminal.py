@@ -38,7 +38,7 @@ def detect_previews() -> Previews | None:
             return kind
         if SIXEL in _primary_attributes():
             return "sixel"
-    has_colours = console.color_system in ("256", "truecolor")
+    has_colours = console.color_system in ("256", "truecolor") and not console.no_color
     return "blocks" if has_colours and console.encoding.startswith("utf") else None
 
 
