@@ -10,6 +10,7 @@ It serves until it is interrupted, and takes up new indices and takedowns as the
 """
 
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -98,8 +99,10 @@ def _listener(config: Config) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
+        # Of a name that can't be resolved the number is negative, and no system error's.
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
         raise ConfigError(
-            f"{place}: can't listen there ({error.strerror}); choose another port, or end what "
+            f"{place}: can't listen there ({reason}); choose another port, or end what "
             "listens there already"
         ) from None
 

@@ -168,7 +168,7 @@ async def config_json(request: Request) -> PageConfig:
     """What the page begins with."""
     service = _service(request)
     return PageConfig(
-        defaultBackend=str(request.base_url),
+        defaultBackend=service.settings.public_url or str(request.base_url),
         defaultIndex=next(iter(service.indices.by_name)),
         urlColumn="url",
         allowSave=service.settings.allow_save,

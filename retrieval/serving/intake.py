@@ -25,6 +25,9 @@ from retrieval.serving.settings import ServeSettings
 OPEN_PATH = re.compile(r"/|/web/.*|/health|/config\.json|/openapi\.json")
 """Needs no key and has no limit: the page, and what tells of the service."""
 
+LIGHT_PATH = re.compile(OPEN_PATH.pattern + "|/metrics")
+"""Answered by the event loop alone, so never sent away: least of all when there is much to do."""
+
 BODY_TIMEOUT_S = 30.0
 """For the whole of a request's body."""
 
@@ -70,10 +73,10 @@ class Intake:
             self._note(scope, status, time.perf_counter() - start)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_open = OPEN_PATH.fullmatch(scope["path"]) is not None
-        if not is_open:
+        if not OPEN_PATH.fullmatch(scope["path"]):
             self._check(self._client(scope))
-        with nullcontext() if is_open else self._admission.admitted():
+        is_light = LIGHT_PATH.fullmatch(scope["path"]) is not None
+        with nullcontext() if is_light else self._admission.admitted():
             self._metrics.inside.set(self._admission.num_inside)
             body = await self._body(Headers(scope=scope), receive)
             _take_for_json(scope)

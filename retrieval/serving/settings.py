@@ -34,6 +34,8 @@ class ServeSettings(Settings):
     """Requests a second that each key, or each address, may make; 0: as many as it likes."""
     burst: int = Field(default=40, ge=1)
     """Requests that may come at once before the rate limit holds."""
+    public_url: str | None = None
+    """The address that people reach it by, where that is a proxy's; told to the page."""
     trusted_proxies: str = "127.0.0.1"
     """Addresses whose X-Forwarded-For is believed, with commas between; "*": all."""
     allow_save: bool = False
