@@ -70,8 +70,14 @@ class ClipLike:
 
     def part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Pictures and captions [rows of the part, d] float16, unit rows."""
-        rng = np.random.default_rng([self.seed, number])
         num = min(self.rows_a_part, self.num_rows - number * self.rows_a_part)
+        return self._rows(np.random.default_rng([self.seed, number]), num)
+
+    def unseen(self, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """As many pictures and captions of the same world that no part has."""
+        return self._rows(np.random.default_rng([self.seed, 1 << 34]), num)
+
+    def _rows(self, rng: np.random.Generator, num: int) -> tuple[np.ndarray, np.ndarray]:
         scenes, picture_mean, caption_mean = self._world
         shown = scenes[_power_law(rng, len(scenes), 0.5, num)]
         itself = STRENGTHS[3] * self._directions(rng, num)

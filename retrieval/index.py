@@ -93,16 +93,35 @@ def run(config: Config) -> Summary:
                 for modality, by in manifest.measured.items()
             },
         },
-        table=[
-            {
-                "index": f"{modality} ({one.kind})",
-                "queries": f"{queries} queries",
+        table=_table(manifest),
+    )
+
+
+def _table(manifest: IndexManifest) -> list[dict[str, object]]:
+    """What was tried, and last what was taken."""
+    taken = [one for by_queries in manifest.measured.values() for one in by_queries.values()]
+    rows: list[dict[str, object]] = []
+    for word, measured in (("tried", manifest.frontier), ("taken", taken)):
+        for one in measured:
+            settings = ", ".join(f"{name} {value}" for name, value in one.parameters.items())
+            row: dict[str, object] = {
+                "": word,
+                "index": one.index,
+                "queries": one.queries,
+                "rows": one.num_rows,
+                "kind": one.kind,
+                "set to": settings,
                 "recall@10": round(one.recall_at_10, 4),
             }
-            for modality, by in manifest.measured.items()
-            for queries, one in by.items()
-        ],
-    )
+            if manifest.promise is not None:
+                row |= {
+                    "p50 ms": one.p50_ms,
+                    "p99 ms": one.p99_ms,
+                    "bytes a row": one.bytes_a_row,
+                    "build s": one.build_s,
+                }
+            rows.append(row)
+    return rows
 
 
 def _brought_up_to_date(

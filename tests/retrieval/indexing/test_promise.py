@@ -1,0 +1,165 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.clip_like import ENCODER, ClipLike, write_corpus
+from infra import storage
+from infra.errors import ConfigError
+from infra.records import read_record
+from infra.summary import Summary
+from retrieval import index
+from retrieval.embeddings import index_url
+from retrieval.indexing import choice, kinds
+from retrieval.indexing.choice import Goal
+from retrieval.indexing.manifest import IndexManifest, Promise
+from retrieval.indexing.promise import PROCESS_BYTES, in_words, promise_of, ram_needed
+
+REPOSITORY = Path(__file__).parents[3]
+VECTORS = ClipLike(num_rows=3000, rows_a_part=1000, dim=32)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    write_corpus(tmp_path, (VECTORS.part(number) for number in range(VECTORS.num_parts)))
+    return str(tmp_path)
+
+
+@pytest.fixture
+def large_from_1000(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few rows already are more than Flat is taken for unseen."""
+    monkeypatch.setattr(choice, "MAX_FLAT", 1000)
+
+
+def run(root: str, **settings: Any) -> Summary:
+    return index.run(index.Config(root=root, **settings))
+
+
+def manifest_of(root: str) -> IndexManifest:
+    return read_record(storage.join(index_url(root, ENCODER), "index.json"), IndexManifest)
+
+
+@pytest.mark.parametrize(
+    ("ram", "num_bytes"),
+    [("8GB", 8 * 10**9), ("1.5 gb", 15 * 10**8), ("500MB", 5 * 10**8), ("2GiB", 2**31)],
+)
+def test_ram_is_read_as_it_is_written(ram: str, num_bytes: int) -> None:
+    assert promise_of(0.9, ram, None) == Promise(recall=0.9, ram_bytes=num_bytes)
+
+
+@pytest.mark.parametrize(("p99", "ms"), [("20ms", 20), ("0.5s", 500), ("800us", 0.8)])
+def test_p99_is_read_as_it_is_written(p99: str, ms: float) -> None:
+    promise = promise_of(0.9, "1GB", p99)
+    assert promise is not None
+    assert promise.p99_ms == pytest.approx(ms)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((0.95, "8 apples", None), "ram '8 apples': expected a size such as 8GB"),
+        ((0.95, "8GB", "20"), "p99 '20': expected a time such as 20ms"),
+        ((0.95, None, None), "without ram"),
+        ((None, "8GB", None), "ram '8GB' without recall"),
+        ((None, None, "20ms"), "p99 '20ms' without recall"),
+    ],
+)
+def test_half_a_promise_is_a_mistake(settings: tuple[Any, Any, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        promise_of(*settings)
+
+
+def test_what_is_asked_for_suffices() -> None:
+    needed = ram_needed("IVF4096,SQ8", 1_000_000, 512)
+    promise = promise_of(0.9, in_words(needed), None)
+    assert promise is not None
+    assert needed <= promise.ram_bytes < 1.1 * needed
+
+
+def test_a_ram_that_no_kind_fits_is_refused_with_what_one_needs(corpus: str) -> None:
+    with pytest.raises(ConfigError, match=r"ram 100MB: too little .* needs --ram \d+") as refused:
+        run(corpus, recall=0.9, ram="100MB")
+    assert "\n" not in str(refused.value)
+    needed = str(refused.value).rsplit(" ", 1)[-1]
+    assert run(corpus, recall=0.9, ram=needed).num_out == 3000
+
+
+def test_a_small_corpus_is_scanned_and_the_promise_is_on_record(corpus: str) -> None:
+    run(corpus, recall=0.95, ram="1GB")
+    manifest = manifest_of(corpus)
+    assert manifest.kind == "Flat"
+    assert manifest.promise == Promise(recall=0.95, ram_bytes=10**9)
+    assert not manifest.frontier
+    for by_queries in manifest.measured.values():
+        for one in by_queries.values():
+            assert one.recall_at_10 == 1.0
+            assert one.p50_ms is not None
+            assert one.p99_ms is not None
+            assert one.p50_ms <= one.p99_ms
+
+
+@pytest.mark.usefixtures("large_from_1000")
+def test_a_large_corpus_gets_the_quickest_kind_that_keeps_the_promise_on_all_rows(
+    corpus: str,
+) -> None:
+    summary = run(corpus, recall=0.9, ram="1GB")
+    manifest = manifest_of(corpus)
+    tried = {one.kind for one in manifest.frontier}
+    assert tried == set(kinds.candidates(3000, 32))
+    for modality, by_queries in manifest.measured.items():
+        for queries, one in by_queries.items():
+            assert one.recall_at_10 >= 0.9
+            assert one.num_rows == 3000
+            assert manifest.segments[0].parameters[modality][queries] == one.parameters
+    rows = summary.table
+    assert len(rows) == 2 * 2 * (len(tried) + 1)
+    assert {"recall@10", "p50 ms", "p99 ms", "bytes a row", "build s"} <= rows[0].keys()
+
+
+@pytest.mark.usefixtures("large_from_1000")
+def test_a_time_that_no_kind_keeps_is_refused_with_what_was_measured(corpus: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"p99 0\.0001 ms: can't be promised .* --p99 \d"
+    ) as refused:
+        run(corpus, recall=0.9, ram="1GB", p99="0.1us")
+    assert "\n" not in str(refused.value)
+    assert not storage.exists(storage.join(index_url(corpus, ENCODER), "index.json"))
+
+
+def test_a_kind_may_be_told_and_its_parameters_still_reach_the_recall(corpus: str) -> None:
+    run(corpus, kind="IVF16,SQ8")
+    for by_queries in manifest_of(corpus).measured.values():
+        for one in by_queries.values():
+            assert one.recall_at_10 >= choice.DEFAULT_RECALL
+            assert 0 < one.parameters["nprobe"] <= 16
+
+
+MEASURED = """
+import sys, resource
+import carrara
+code = carrara.run_command(sys.argv[1:])
+status = open("/proc/self/status").read()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+sys.exit(code)
+"""
+
+
+def test_building_stays_within_the_ram(tmp_path: Path) -> None:
+    """61 MB of vectors as they are stored, 123 MB as faiss adds them: twice."""
+    vectors = ClipLike(num_rows=60_000, rows_a_part=5000, dim=256)
+    write_corpus(tmp_path, (vectors.part(number) for number in range(vectors.num_parts)))
+    kind = "IVF256,PQ64x4fs,Refine(SQ8)"
+    command = ["index", str(tmp_path), "--kind", kind, "--num-queries", "100", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    peak = int(done.stdout.splitlines()[-1])
+    goal = Goal(kind, None, 100)
+    sample = 40 * 256 * 256 * 4
+    assert sample < goal.sample_bytes
+    assert peak < PROCESS_BYTES + kinds.build_bytes(kind, 60_000, 256) + 3 * sample + 60_000_000
