@@ -16,6 +16,10 @@ from typing import Any
 from infra.cluster import Workers, connect
 from infra.progress import LINE_EVERY_S, Bar
 
+Report = Callable[[str, int, Mapping[str, float]], None]
+"""Told a shard's name, how many of its samples are through, and the seconds that its worker has
+waited for each step of it."""
+
 ASKED_EVERY_S = 0.25
 RECENT_S = 10.0
 """What "now" means of a speed."""
@@ -72,9 +76,6 @@ class RemoteReport:
 
     def __call__(self, shard: str, num_done: int, seconds: Mapping[str, float]) -> None:
         self._tally.report.remote(shard, num_done, seconds)
-
-
-Report = Callable[[str, int, Mapping[str, float]], None]
 
 
 @contextmanager

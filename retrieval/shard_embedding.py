@@ -12,7 +12,7 @@ captions are all of the shard's, whatever came before: the same shard gives the 
 import hashlib
 import io
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +27,7 @@ from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import SUCCESS, Sample, Shard, iter_samples, read_rows, shard_url
 from retrieval.asking.clock import Seconds, timed
+from retrieval.embed_progress import Report
 from retrieval.embeddings import (
     Part,
     array_name,
@@ -41,10 +42,6 @@ BATCHES_AHEAD = 2
 """Decoded while one is encoded: enough that the encoder never waits, little enough for memory."""
 SAMPLES_A_TASK = 8
 """Decoded in one go: a thread is given work a few hundred times a second, not thousands."""
-
-Report = Callable[[str, int, Mapping[str, float]], None]
-"""Told a shard's name, how many of its samples are through, and the seconds that this worker has
-waited for each step of it."""
 
 
 def limit_threads(num_threads: int) -> None:
