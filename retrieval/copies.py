@@ -4,13 +4,15 @@ Reads   through a Retriever: the index of the pictures, and the nearest pictures
 
 Two kinds of evidence. The picture hash (PDQ) says so outright: within 31 of 256 bits, in any of
 eight positions, ThreatExchange's programs call two pictures the same. It holds through resizing
-and recompression, not through a crop. The embedding bends less, but what similarity means is
-another with every encoder and corpus: so it is held against how near the corpus's own pictures are
-to each other. A false positive rate of 0.01 says that one in a hundred of them has a picture as
-near to it that is no copy of it (a conformal p-value: Vovk, Gammerman & Shafer 2005).
+and recompression; for a crop, crops of the nearest pictures are hashed too. The embedding bends
+less, but what similarity means is another with every encoder and corpus: so it is held against how
+near the corpus's own pictures are to each other. A false positive rate of 0.01 says that one in a
+hundred of them has a picture as near to it that is no copy of it (a conformal p-value: Vovk,
+Gammerman & Shafer 2005).
 """
 
 import heapq
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from threading import Lock
@@ -24,6 +26,7 @@ from pipeline.picture_hash import (
     MIN_QUALITY,
     NUM_BITS,
     PictureHash,
+    Position,
     dihedral_hashes,
     distance,
     picture_hash,
@@ -38,6 +41,15 @@ if TYPE_CHECKING:
 
 NUM_CANDIDATES = 8
 """Nearest pictures whose hashes are compared."""
+NUM_CROPPED = 3
+"""Nearest pictures of which crops are hashed, where no whole one matches."""
+CROPS = tuple(
+    (kept, x, y)
+    for kept in (0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)
+    for x, y in ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
+)
+"""The share of either side that is kept, and where: in the middle or in a corner. A crop beside
+these is found if it is within a few percent of one."""
 MAX_FALSE_POSITIVES = 0.01
 """Up to this rate a similarity alone counts as a copy."""
 NUM_SAMPLED = 1000
@@ -73,6 +85,7 @@ class _Likeness:
     hit: "Hit"
     distance: int
     position: str
+    is_crop: bool
 
 
 class CopyDetector:
@@ -81,6 +94,7 @@ class CopyDetector:
     def __init__(self, retriever: "Retriever") -> None:
         self._index = retriever.state
         self._hash = lru_cache(maxsize=4 * NUM_SAMPLED)(self._hash_of_row)
+        self._crops = lru_cache(maxsize=NUM_SAMPLED)(self._crops_of_row)
         self._lock = Lock()
         self._nearest: np.ndarray | None = None
 
@@ -109,15 +123,14 @@ class CopyDetector:
 
     def _most_alike(self, picture: "Image.Image", hits: list["Hit"]) -> _Likeness | None:
         hashes = dihedral_hashes(np.asarray(picture))
-        found = [
-            _Likeness(hit, distance(one.bits, other.bits), position)
-            for hit in hits
-            if (other := self._hash(hit.row)) is not None
-            for position, one in hashes.items()
-            if one.quality >= MIN_QUALITY
+        whole = [_compare(hashes, [self._hash(hit.row)], hit, is_crop=False) for hit in hits]
+        best = _nearest(whole)
+        if best is not None and best.distance <= MATCH:
+            return best
+        cropped = [
+            _compare(hashes, self._crops(hit.row), hit, is_crop=True) for hit in hits[:NUM_CROPPED]
         ]
-        # Positions that a symmetric picture has in common: the first of them, upright if it can be.
-        return min(found, key=lambda likeness: likeness.distance, default=None)
+        return _nearest([best, *cropped])
 
     # Calibration
 
@@ -153,19 +166,25 @@ class CopyDetector:
 
     def _are_copies(self, row: int, other: int) -> bool:
         one, two = self._hash(row), self._hash(other)
-        return one is not None and two is not None and distance(one.bits, two.bits) <= MATCH
+        between = _distance(one, two)
+        return between is not None and between <= MATCH
 
     def _hash_of_row(self, row: int) -> PictureHash | None:
-        """None where the picture is too flat to tell, or can't be read."""
+        """None where the picture can't be read."""
+        pixels = self._read(row)
+        return picture_hash(pixels) if pixels is not None else None
+
+    def _crops_of_row(self, row: int) -> list[PictureHash]:
+        pixels = self._read(row)
+        return [] if pixels is None else [picture_hash(_crop(pixels, *crop)) for crop in CROPS]
+
+    def _read(self, row: int) -> np.ndarray | None:
         hits = self._index.hits(np.array([row]), np.array([0.0]))
         images = self._index.read_images(hits)
-        if not images:
-            return None
         try:
-            found = picture_hash(np.asarray(decode_picture(images[hits[0].uid])))
+            return np.asarray(decode_picture(images[hits[0].uid])) if images else None
         except InputError:
             return None
-        return found if found.quality >= MIN_QUALITY else None
 
 
 def copy_verdict(
@@ -175,11 +194,47 @@ def copy_verdict(
     return CopyDetector(retriever).verdict(picture, vector)
 
 
+def _compare(
+    hashes: Mapping[Position, PictureHash],
+    others: Sequence[PictureHash | None],
+    hit: "Hit",
+    is_crop: bool,
+) -> _Likeness | None:
+    return _nearest(
+        [
+            _Likeness(hit, between, position, is_crop)
+            for position, one in hashes.items()
+            for other in others
+            if (between := _distance(one, other)) is not None
+        ]
+    )
+
+
+def _nearest(found: Sequence[_Likeness | None]) -> _Likeness | None:
+    """Of equals the first: upright, where a symmetric picture can be."""
+    there = (one for one in found if one is not None)
+    return min(there, key=lambda likeness: likeness.distance, default=None)
+
+
+def _distance(one: PictureHash | None, other: PictureHash | None) -> int | None:
+    """None where either is too flat to tell."""
+    if one is None or other is None or min(one.quality, other.quality) < MIN_QUALITY:
+        return None
+    return distance(one.bits, other.bits)
+
+
+def _crop(pixels: np.ndarray, kept: float, x: float, y: float) -> np.ndarray:
+    height, width = (round(side * kept) for side in pixels.shape[:2])
+    top, left = round((pixels.shape[0] - height) * y), round((pixels.shape[1] - width) * x)
+    return pixels[top : top + height, left : left + width]
+
+
 def _evidence(hit: "Hit", by_hash: _Likeness | None, rate: float, is_copy: bool) -> str:
     if by_hash is not None:
         moved = "" if by_hash.position == "upright" else f", {by_hash.position}"
+        what = "a crop" if by_hash.is_crop else "a copy"
         return (
-            f"a copy of {hit.uid}{moved} (picture hash: {by_hash.distance} of {NUM_BITS} bits "
+            f"{what} of {hit.uid}{moved} (picture hash: {by_hash.distance} of {NUM_BITS} bits "
             "differ)"
         )
     what = "a copy of" if is_copy else "no copy; nearest is"
