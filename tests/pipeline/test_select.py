@@ -261,7 +261,7 @@ def test_what_is_read_is_held_against_its_digest(scored: str, path: str) -> None
 
 COLUMNS: dict[str, dict[str, Any]] = {
     "clip": {"clip_similarity": 0.3},
-    "neighbours": {"knn_rank_image": 1, "knn_rank_text": 1},
+    "neighbours": {"mismatch": 0.1, "neg_clip_loss": -0.1},
     "image_based": {"num_targets_in_cluster": 2},
     "placeholder": {"num_urls": 1},
     "safety": {"nudity_exposed": 0.0},
