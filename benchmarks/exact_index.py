@@ -1,6 +1,5 @@
 """Nearest neighbours in memory, where a benchmark or a test has vectors and no corpus on disk."""
 
-import faiss
 import numpy as np
 
 from retrieval.embeddings import Modality
@@ -15,9 +14,13 @@ class ExactIndex:
     def neighbours(
         self, vectors: np.ndarray, k: int, modality: Modality
     ) -> tuple[np.ndarray, np.ndarray]:
-        base = self._arrays[modality]
-        similarities, rows = faiss.knn(vectors, base, min(k, len(base)), faiss.METRIC_INNER_PRODUCT)
-        return similarities, rows
+        similarities = vectors @ self._arrays[modality].T
+        k = min(k, similarities.shape[1])
+        # Quicker than faiss's heap where k is in the hundreds.
+        rows = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
+        found = np.take_along_axis(similarities, rows, axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        return np.take_along_axis(found, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     def vectors(self, rows: np.ndarray, modality: Modality) -> np.ndarray:
         found: np.ndarray = self._arrays[modality][rows]
