@@ -19,7 +19,7 @@ let question = fromLink(location.search, history.state?.pictures);
 let service = null;
 let config = {};
 let indices = [];
-let answer = null; // {hits, folded, hidden, notes, cursor, scroll} of the question shown
+let answer = null; // {hits, folded, hidden, notes, copy, cursor, scroll} of the question shown
 let asking = new AbortController();
 const answers = new Map(); // by link, oldest first
 
@@ -75,6 +75,7 @@ function ask(change) {
   if (isNew && link !== location.search) history.pushState(kept, "", link);
   else history.replaceState(kept, "", link);
   if (!isNew) return showControls();
+  answers.delete(keyOf()); // asked anew: the corpus may have changed
   return "back" in change ? connect() : search();
 }
 
@@ -137,8 +138,9 @@ async function askService(cursor, signal) {
     throw new ServiceError(`No index is called ${question.index}; this service has ${names}.`);
   }
   const request = toRequest(question, index, { cursor, inline: service.needsInline || config.inlineThumbnails });
-  const { hits, folded = {}, hidden = {}, notes = [], cursor: next } = await service.search(request, signal);
-  return { hits, folded, hidden, notes, cursor: next ?? null };
+  const found = await service.search(request, signal);
+  const { hits, folded = {}, hidden = {}, notes = [], copy = null } = found;
+  return { hits, folded, hidden, notes, copy, cursor: found.cursor ?? null };
 }
 
 async function more() {
@@ -212,11 +214,12 @@ function showCount() {
   byId("download").hidden = hits.length === 0;
 }
 
-function notesOf({ hits, hidden, notes }) {
+function notesOf({ hits, hidden, notes, copy }) {
   const numFolded = hits.reduce((sum, hit) => sum + (hit.folded ?? 0), 0);
   const reasons = Object.entries(hidden).filter(([, num]) => num > 0);
   const numHidden = reasons.reduce((sum, [, num]) => sum + num, 0);
-  const lines = [...notes, ...(question.lacksPicture ? [LACKS_PICTURE] : [])];
+  const isCopy = copy?.is_copy ? [`Your picture is a copy of one in the corpus: ${copy.evidence}`] : [];
+  const lines = [...isCopy, ...notes, ...(question.lacksPicture ? [LACKS_PICTURE] : [])];
   const made = lines.map((line) => element("p", {}, line));
   if (!numFolded && !numHidden) return made;
   const folded = numFolded ? [`${plural(numFolded, "near copy", "near copies")} folded`] : [];

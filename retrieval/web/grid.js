@@ -217,7 +217,7 @@ export function foldedReason(hit, num) {
   const rest = hit.folded > num ? `; ${num} of them are shown` : "";
   return (
     `${plural(hit.folded, "picture is", "pictures are")} folded here: the same picture again, or ` +
-    `nearly so (a cosine above 0.94 between their embeddings)${rest}. The one that fits the query ` +
+    `nearly so (linked by cosines above 0.94 between embeddings)${rest}. The one that fits the query ` +
     `best stands for them; switch off “Hide (near) duplicate images” to see all in the grid.`
   );
 }

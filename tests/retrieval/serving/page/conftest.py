@@ -118,7 +118,7 @@ def service(page_root: str, start_service: StartService) -> Iterator[str]:
     """The address of the service under test. It may fetch from this machine, for `pictures_url`."""
     fetch = {"allow_hosts": ["127.0.0.1"]}
     roots = (page_root, f"again={page_root}")
-    with start_service(*roots, allow_save=True, fetch=fetch) as client:
+    with start_service(*roots, allow_save=True, fetch=fetch, max_wait_s=120) as client:
         yield str(client.base_url)
 
 
@@ -175,7 +175,8 @@ class Visit:
 
     @property
     def captions(self) -> list[str]:
-        return self.hits.locator("img").evaluate_all("all => all.map((one) => one.alt)")
+        alts = self.hits.locator("img").evaluate_all("all => all.map((one) => one.alt)")
+        return [str(alt) for alt in alts]
 
 
 @pytest.fixture(scope="module")

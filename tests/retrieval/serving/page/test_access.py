@@ -1,16 +1,15 @@
 """For every reader: keyboard, screen reader, phone, light and dark; and hostile captions."""
 
 from collections.abc import Callable
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
-import axe_playwright_python
 import pytest
 from playwright.sync_api import Page, expect
 
 from pipeline.corpus import Sample
 
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}
 PLAIN = "dedup=false&uniqueUrls=false&safe=false"
 FEW = "&where=nudity_exposed+%3E+0.5"
@@ -58,6 +57,7 @@ def test_axe_finds_no_fault_on_a_phone_with_what_opens(visitor: Visitor) -> None
 
 def test_everything_is_reached_by_keyboard(visit: Any) -> None:
     page = visit.open(f"?query=face&{PLAIN}")
+    visit.scroll_to_end()
     captions = visit.captions
     column = page.evaluate(
         "() => { const tops = [...document.querySelectorAll('.hit')].map((one) => one.offsetTop);"
