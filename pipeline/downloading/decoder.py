@@ -16,17 +16,19 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import exifread
+import msgspec
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.downloading.channel import Channel
 from pipeline.picture_hash import picture_hash
 from pipeline.pixels.resizer import PictureResizer, PixelSettings, Rejected
 
@@ -77,16 +79,16 @@ def main() -> None:
 
 def serve(make: Callable[["DecodeJob"], Decode]) -> None:
     """Answer until the parent hangs up."""
-    socket, parent, job_text = sys.argv[1:]
+    descriptor, parent, job_text = sys.argv[1:]
     _die_with(int(parent))
     job = DecodeJob.model_validate_json(job_text)
     decode = make(job)
     _limit_memory(job.max_memory_mb << 20)
-    connection = Connection(int(socket))
-    connection.send_bytes(READY)
+    channel = Channel(socket.socket(fileno=int(descriptor)))
+    channel.send(READY)
     while True:
         try:
-            data = connection.recv_bytes()
+            data = channel.receive()
         except (EOFError, ConnectionResetError):
             return
         _limit_seconds(job.max_seconds)
@@ -95,18 +97,22 @@ def serve(make: Callable[["DecodeJob"], Decode]) -> None:
         except MemoryError:
             decoded = Decoded(hashlib.sha256(data).hexdigest(), reason=TOO_MUCH_MEMORY)
             kept = b""
-        connection.send_bytes(pack_answer(decoded, kept))
+        channel.send(*pack_answer(decoded, kept))
 
 
-def pack_answer(decoded: Decoded, kept: bytes) -> bytes:
-    head = json.dumps(vars(decoded)).encode()
-    return b"".join((len(head).to_bytes(4), head, kept))
+def pack_answer(decoded: Decoded, kept: bytes) -> tuple[bytes, bytes, bytes]:
+    """The parts of a message."""
+    head = msgspec.json.encode(decoded)
+    return len(head).to_bytes(4), head, kept
 
 
 def unpack_answer(message: bytes) -> tuple[Decoded, bytes]:
     """JSON, not pickle: whoever takes over a decoder gets no further."""
     end = 4 + int.from_bytes(message[:4])
-    return Decoded(**json.loads(message[4:end])), message[end:]
+    return _DECODED.decode(message[4:end]), message[end:]
+
+
+_DECODED = msgspec.json.Decoder(Decoded)
 
 
 class PictureDecoder:

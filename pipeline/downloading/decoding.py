@@ -7,136 +7,36 @@ many. Reads and writes no files.
 """
 
 import hashlib
-import os
 import select
-import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from pathlib import Path
+from dataclasses import dataclass
 
-from pipeline.downloading.decoder import READY, TOO_MUCH_MEMORY, Decoded, DecodeJob, unpack_answer
-from pipeline.fetching.fetch_settings import Failure, Fetched
-
-DECODER_CRASHED = "decoder crashed"
-TOO_SLOW = "too slow to decode"
+from pipeline.downloading.decoder import TOO_MUCH_MEMORY, Decoded, DecodeJob
+from pipeline.downloading.decoder_process import (
+    DECODER_CRASHED,
+    NUM_KILLS,
+    SEND_BUFFER_BYTES,
+    TOO_SLOW,
+    DecodedPicture,
+    Decoder,
+    LostError,
+)
+from pipeline.downloading.feed import Answers, Feed
+from pipeline.fetching.fetch_settings import Failure
 
 NUM_TRIES = 2
 """Decoders that a picture may bring down before it is given up: one may have been unlucky."""
-NUM_KILLS = 10
-"""Decoders that may be killed from outside (spot loss, the kernel short of memory) at a picture."""
-START_TIMEOUT_S = 120.0
 HANG_FACTOR = 5
 """Times the CPU seconds that are allowed: a decoder silent so long waits for something."""
-
-_ENVIRONMENT = {
-    # A decoder decodes one picture at a time; threads that idle would still take address space.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-    # glibc would give pixels back to the kernel after every picture, to be zeroed for the next.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
-}
-
-
-@dataclass(frozen=True)
-class DecodedPicture:
-    """A decoder's answer, and the bytes that the shard keeps; none where there is a reason."""
-
-    facts: Decoded
-    data: bytes = field(repr=False)
-
-
-class _LostError(Exception):
-    """A decoder gave no answer. `reason` is None where it was killed from outside."""
-
-    def __init__(self, reason: str | None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Decoder:
-    """One child process, started again when it was lost."""
-
-    def __init__(self, job: DecodeJob, program: Sequence[str]) -> None:
-        self._job, self._program = job, program
-        self._spawn()
-
-    def fileno(self) -> int:
-        return self._connection.fileno()
-
-    def wait_until_ready(self) -> None:
-        for _ in range(NUM_KILLS):
-            with suppress(EOFError, ConnectionError):
-                if self._connection.poll(START_TIMEOUT_S):
-                    assert self._connection.recv_bytes() == READY
-                    return
-            status = self.stop()
-            if status not in _FROM_OUTSIDE:
-                break
-            self._spawn()
-        raise RuntimeError(f"no decoder starts: the last ended with status {status}")
-
-    def restart(self) -> None:
-        self.stop()
-        self._spawn()
-        self.wait_until_ready()
-
-    def stop(self) -> int:
-        """Returns the status with which it ended, perhaps long before."""
-        self._connection.close()
-        try:
-            status = self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
-        return status
-
-    def send(self, data: bytes) -> None:
-        """One picture; `receive` when there is something to read. A dead one says so there."""
-        with suppress(ConnectionError):
-            self._connection.send_bytes(data)
-
-    def receive(self) -> DecodedPicture:
-        try:
-            return DecodedPicture(*unpack_answer(self._connection.recv_bytes()))
-        except (EOFError, ConnectionError):
-            raise _LostError(_reason_of_end(self.stop())) from None
-
-    def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            fd, job = str(theirs.fileno()), self._job.model_dump_json()
-            self._process = subprocess.Popen(
-                [*self._program, fd, str(os.getpid()), job],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(_import_path())},
-            )
-        self._connection = Connection(ours.detach())
-
-
-_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
-
-
-def _reason_of_end(status: int) -> str | None:
-    if status in _FROM_OUTSIDE:
-        return None
-    return TOO_SLOW if status == -signal.SIGXCPU else DECODER_CRASHED
-
-
-def _import_path() -> list[str]:
-    """This process's, which may have been given the program by Ray; the program itself first."""
-    return [str(Path(__file__).parents[2]), *(path for path in sys.path if path)]
+NUM_AHEAD = 2
+"""Pictures that a decoder has at once: with a second one at hand it goes on by itself while the
+worker, which has much else to do, comes round to the first one's answer."""
+MAX_AHEAD_BYTES = SEND_BUFFER_BYTES // 2
+"""Of such a second picture: it must fit the socket, headers of the kernel's own included, while the
+decoder is at an answer that does not. Else the two would wait for each other for good."""
 
 
 @dataclass
@@ -147,7 +47,6 @@ class _Task:
     data: bytes
     num_tries: int = 0
     num_kills: int = 0
-    deadline: float = 0.0
 
     def given_up(self, reason: str | None) -> DecodedPicture | None:
         """After one more decoder was lost on it: the last word on the picture, if it is that."""
@@ -159,71 +58,57 @@ class _Task:
         return DecodedPicture(Decoded(sha256, reason=reason or DECODER_CRASHED), b"")
 
 
-_Answers = Iterator[tuple[int, Fetched | Failure]]
+_Outcome = tuple[_Task, DecodedPicture]
 
 
-class _Feed:
-    """Advances `answers` in a thread of its own, at most so many bytes ahead of what is done."""
+class _Queue:
+    """A decoder and the pictures that it has: the one under way, and perhaps the next."""
 
-    def __init__(self, answers: _Answers, max_waiting_bytes: int) -> None:
-        self.answers: deque[tuple[int, Fetched | Failure]] = deque()
-        self.error: BaseException | None = None
-        self.is_awaited = False
-        self.is_running = True
-        self._source = answers
-        self._limit, self._held = max_waiting_bytes, 0
-        self._room = threading.Condition()
-        self._is_abandoned = False
-        self._bell, self._ringer = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    def __init__(self, decoder: Decoder, hang_s: float) -> None:
+        self.decoder, self._hang_s = decoder, hang_s
+        self.tasks: deque[_Task] = deque()
+        self.deadline = 0.0
+        """By when the first of them is to be answered."""
 
-    def fileno(self) -> int:
-        """Readable after something came while `is_awaited`."""
-        return self._bell.fileno()
+    def has_room(self, num_bytes: int) -> bool:
+        return not self.tasks or (len(self.tasks) < NUM_AHEAD and num_bytes <= MAX_AHEAD_BYTES)
 
-    def hear(self) -> None:
-        self._bell.recv(64)
+    def put(self, task: _Task) -> None:
+        self.tasks.append(task)
+        if len(self.tasks) == 1:
+            self._begin()
+        self.decoder.send(task.data)
 
-    def done(self, num_bytes: int) -> None:
-        with self._room:
-            self._held -= num_bytes
-            if self._held <= self._limit // 2:
-                self._room.notify()
-
-    def close(self) -> None:
-        with self._room:
-            self._is_abandoned = True
-            self._room.notify()
-        self._thread.join()
-        self._bell.close()
-        self._ringer.close()
-
-    def _run(self) -> None:
+    def take(self) -> _Outcome | None:
+        """The first picture and what became of it; None: it is to be tried again."""
+        task = self.tasks[0]
         try:
-            for place, answer in self._source:
-                num_bytes = len(answer.data) if isinstance(answer, Fetched) else 0
-                if not self._wait_for_room(num_bytes):
-                    break
-                self.answers.append((place, answer))
-                if self.is_awaited:
-                    self._ringer.send(b"!")
-        except BaseException as error:  # whatever it is, it is the caller's to see
-            self.error = error
-        self.is_running = False  # before the bell, after which nobody listens for more
-        self._ringer.send(b"!")
+            picture = self.decoder.receive()
+        except LostError as lost:
+            return self._lost(task, lost.reason)
+        if picture.facts.reason == TOO_MUCH_MEMORY:
+            return self._lost(task, TOO_MUCH_MEMORY)
+        self.tasks.popleft()
+        self._begin()
+        return task, picture
 
-    def _wait_for_room(self, num_bytes: int) -> bool:
-        """False where nobody wants it any more. One picture alone may be larger than the limit.
+    def take_late(self) -> _Outcome | None:
+        """As `take`, of a decoder that has been silent beyond the deadline."""
+        return self._lost(self.tasks[0], TOO_SLOW)
 
-        Who has to wait waits until half is done: to be woken for each picture costs more than to
-        fetch it.
-        """
-        with self._room:
-            if self._held and num_bytes and self._held + num_bytes > self._limit:
-                self._room.wait_for(lambda: self._is_abandoned or self._held <= self._limit // 2)
-            self._held += num_bytes
-            return not self._is_abandoned
+    def _lost(self, task: _Task, reason: str | None) -> _Outcome | None:
+        """The first picture alone is to blame: a decoder answers it before it begins the next."""
+        last_word = task.given_up(reason)
+        if last_word:
+            self.tasks.popleft()
+        self.decoder.restart()
+        self._begin()
+        for waiting in self.tasks:
+            self.decoder.send(waiting.data)
+        return (task, last_word) if last_word else None
+
+    def _begin(self) -> None:
+        self.deadline = time.monotonic() + self._hang_s
 
 
 class Decoders:
@@ -247,87 +132,72 @@ class Decoders:
             decoder.stop()
 
     def decode_all(
-        self, answers: _Answers
+        self, answers: Answers
     ) -> Generator[tuple[int, DecodedPicture | Failure], None, None]:
         """What becomes of each answer, in no set order; failures are handed through.
 
         `answers` is advanced in another thread, which waits while too many bytes wait here.
         """
-        idle = list(self._decoders)
-        busy: dict[Decoder, _Task] = {}
-        feed = _Feed(answers, self._max_waiting_bytes)
+        queues = [_Queue(decoder, self._hang_s) for decoder in self._decoders]
+        feed = Feed(answers, self._max_waiting_bytes)
         try:
             while True:
                 is_running = feed.is_running  # looked at before what it may have left
-                while feed.answers and (idle or isinstance(feed.answers[0][1], Failure)):
-                    place, answer = feed.answers.popleft()
-                    if isinstance(answer, Failure):
-                        yield place, answer
-                    else:
-                        self._begin(idle.pop(), _Task(place, answer.data), busy)
+                yield from _hand_out(feed, queues)
                 if feed.error is not None:
                     raise feed.error
+                busy = [queue for queue in queues if queue.tasks]
                 if not (busy or feed.answers or is_running):
                     return
-                for decoder in self._ready(feed, busy):
-                    task = busy.pop(decoder)
-                    outcome = self._outcome(decoder, task)
-                    if outcome is None:
-                        self._begin(decoder, task, busy)
-                        continue
-                    idle.append(decoder)
-                    self._begin_next(feed, idle, busy)
+                for task, picture in self._outcomes(feed, busy):
                     feed.done(len(task.data))
-                    yield task.place, outcome
+                    yield from _hand_out(feed, queues)  # first: decoders work while the caller does
+                    yield task.place, picture
         finally:
             feed.close()
-            for decoder in busy:  # its answer is nobody's
-                decoder.restart()
+            for queue in queues:
+                if queue.tasks:  # its answers are nobody's
+                    queue.decoder.restart()
 
-    def _begin_next(self, feed: _Feed, idle: list[Decoder], busy: dict[Decoder, _Task]) -> None:
-        """A decoder need not wait until the caller is done with what it decoded last."""
-        if feed.answers and isinstance(feed.answers[0][1], Fetched):
-            place, answer = feed.answers.popleft()
-            assert isinstance(answer, Fetched)
-            self._begin(idle.pop(), _Task(place, answer.data), busy)
+    def _outcomes(self, feed: Feed, busy: list[_Queue]) -> list[_Outcome]:
+        """Of decoders that have answered, died or been silent too long; perhaps none."""
+        if answered := self._wait(feed, busy):
+            outcomes = [queue.take() for queue in answered]
+        else:
+            now = time.monotonic()
+            outcomes = [queue.take_late() for queue in busy if queue.deadline <= now]
+        return [outcome for outcome in outcomes if outcome is not None]
 
-    def _begin(self, decoder: Decoder, task: _Task, busy: dict[Decoder, _Task]) -> None:
-        task.deadline = time.monotonic() + self._hang_s
-        busy[decoder] = task
-        decoder.send(task.data)
-
-    def _ready(self, feed: _Feed, busy: dict[Decoder, _Task]) -> list[Decoder]:
-        """Decoders that have answered, died or been silent too long."""
+    def _wait(self, feed: Feed, busy: list[_Queue]) -> list[_Queue]:
+        """Those with something to read, as soon as there are any or a picture for an idle one."""
         poller = select.poll()
-        by_fd = {decoder.fileno(): decoder for decoder in busy}
+        by_fd = {queue.decoder.fileno(): queue for queue in busy}
         for fd in by_fd:
             poller.register(fd, select.POLLIN)
-        is_full = len(busy) == len(self._decoders)
-        feed.is_awaited = not is_full
-        if not is_full:
+        feed.is_awaited = len(busy) < len(self._decoders)
+        if feed.is_awaited:
             poller.register(feed.fileno(), select.POLLIN)
-        now = time.monotonic()
-        wait_s = min((task.deadline - now for task in busy.values()), default=self._hang_s)
-        if feed.answers and not is_full:
+        deadline = min((queue.deadline for queue in busy), default=float("inf"))
+        wait_s = max(0.0, min(self._hang_s, deadline - time.monotonic()))
+        if feed.is_awaited and feed.answers:
             wait_s = 0.0  # it came before anybody listened
-        found = [fd for fd, _ in poller.poll(max(0.0, wait_s) * 1000)]
+        found = [fd for fd, _ in poller.poll(wait_s * 1000)]
         feed.is_awaited = False
         if feed.fileno() in found:
             feed.hear()
-        ready = [by_fd[fd] for fd in found if fd in by_fd]
-        return ready or [d for d, task in busy.items() if task.deadline <= time.monotonic()]
+        return [by_fd[fd] for fd in found if fd in by_fd]
 
-    def _outcome(self, decoder: Decoder, task: _Task) -> DecodedPicture | None:
-        """None: to be tried again."""
-        if task.deadline <= time.monotonic():
-            decoder.restart()
-            return task.given_up(TOO_SLOW)
-        try:
-            picture = decoder.receive()
-        except _LostError as lost:
-            decoder.restart()
-            return task.given_up(lost.reason)
-        if picture.facts.reason != TOO_MUCH_MEMORY:
-            return picture
-        decoder.restart()
-        return task.given_up(TOO_MUCH_MEMORY)
+
+def _hand_out(feed: Feed, queues: list[_Queue]) -> Iterator[tuple[int, Failure]]:
+    """Pictures go to decoders with room for them, failures on."""
+    while feed.answers:
+        place, answer = feed.answers[0]
+        if isinstance(answer, Failure):
+            feed.answers.popleft()
+            yield place, answer
+            continue
+        queue = min(queues, key=lambda queue: len(queue.tasks))
+        if not queue.has_room(len(answer.data)):
+            return
+        feed.answers.popleft()
+        queue.put(_Task(place, answer.data))

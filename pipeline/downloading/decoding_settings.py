@@ -15,5 +15,6 @@ class DecodingSettings(Settings):
     """Memory that decoding one picture may take; beyond it the picture is given up."""
     max_decode_seconds: int = Field(default=20, ge=1)
     """CPU seconds that decoding one picture may take; beyond it the picture is given up."""
-    max_waiting_mb: Annotated[int, EXECUTION_ONLY, Field(ge=1)] = 64
-    """Fetched bytes that may wait for a decoder in each worker; at more, fetching pauses."""
+    max_waiting_mb: Annotated[int, EXECUTION_ONLY, Field(ge=1)] = 8
+    """Fetched bytes that may wait for a decoder in each worker; at more, fetching pauses. Of 64 MB,
+    memory touched anew for each picture made a fetch cost twice as much."""

@@ -20,7 +20,8 @@ from infra import storage
 from infra.errors import ShortfallError
 from pipeline.corpus import SUCCESS, Sample, write_shard
 from pipeline.downloading.decoder import DecodeJob
-from pipeline.downloading.decoding import DecodedPicture, Decoders
+from pipeline.downloading.decoder_process import DecodedPicture
+from pipeline.downloading.decoding import Decoders
 from pipeline.downloading.quarantine import HASH_MISMATCH, write_quarantine
 from pipeline.downloading.shard_rows import (
     FAILED_TO_RESIZE,
@@ -146,6 +147,7 @@ class ShardDownloader:
         self._check_network(url for _, url in urls)
         tombstones = read_tombstones(self._job.root)
         outcomes = {}
+        spool.seek(0, 2)
         with (
             closing(self._fetcher.fetch_all(urls)) as answers,
             closing(self._decoders.decode_all(answers)) as decoded,
@@ -203,7 +205,7 @@ class ShardDownloader:
         facts = picture.facts
         if facts.reason is not None:
             return failed(facts.reason, FAILED_TO_RESIZE, facts.sha256)
-        offset = spool.seek(0, 2)
+        offset = spool.tell()
         spool.write(picture.data)
         return RowOutcome(
             SUCCESS,

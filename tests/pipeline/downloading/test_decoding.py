@@ -216,3 +216,24 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.02)
+
+
+def test_a_picture_that_waits_behind_a_bad_one_is_not_to_blame(hostile: Decoders) -> None:
+    """Each bad one takes its decoder with it twice, and the next picture along."""
+    assert reasons(hostile, b"segfault", jpeg(1), b"abort", jpeg(2), b"segfault") == [
+        "decoder crashed",
+        None,
+        "decoder crashed",
+        None,
+        "decoder crashed",
+    ]
+
+
+def test_answers_larger_than_a_socket_holds_and_pictures_ahead_do_not_wait_for_each_other() -> None:
+    """Kept as it is, a picture of noise comes back larger than the socket's buffer."""
+    pixels = PixelSettings(image_size=2000, resize_mode="no", encode_format="png", encode_quality=0)
+    decoders = Decoders(DecodeJob(pixels=pixels), 1, 1 << 24)
+    small = [jpeg(number, 400, 300) for number in range(12)]
+    assert max(map(len, small)) < 128 << 10
+    assert reasons(decoders, *small) == [None] * len(small)
+    decoders.close()

@@ -1,0 +1,47 @@
+"""Messages between a worker and a decoder."""
+
+import socket
+import threading
+
+import pytest
+
+from pipeline.downloading.channel import MAX_MESSAGE_BYTES, Channel
+
+
+@pytest.fixture
+def ends() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair()
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 5 << 20])
+def test_a_message_of_any_size_arrives_whole(
+    ends: tuple[socket.socket, socket.socket], size: int
+) -> None:
+    near, far = map(Channel, ends)
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    sender = threading.Thread(target=near.send, args=(b"head", data))
+    sender.start()
+    assert far.receive() == b"head" + data
+    sender.join()
+    near.close()
+    far.close()
+
+
+def test_an_end_that_is_gone_or_lies_about_its_length_ends_the_talk(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = ends
+    channel = Channel(near)
+    far.sendall((10).to_bytes(4) + b"cut")
+    far.close()
+    with pytest.raises(EOFError):
+        channel.receive()
+    with pytest.raises(ConnectionError):
+        channel.send(b"nobody", b"reads")
+    channel.close()
+    near, far = socket.socketpair()
+    far.sendall((MAX_MESSAGE_BYTES + 1).to_bytes(4))
+    with pytest.raises(EOFError):
+        Channel(near).receive()
+    near.close()
+    far.close()
