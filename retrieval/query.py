@@ -14,20 +14,23 @@ There are exactly k hits where the corpus has them; what was folded or hidden is
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from infra.config import POSITIONAL, Place, StageConfig
-from infra.errors import ConfigError, InputError
+from infra.errors import ConfigError
 from infra.summary import Stopwatch, Summary
 from pipeline.fetching.fetch_settings import FetchSettings
 from retrieval.embeddings import Modality
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrieval.asking.asker import Asker
     from retrieval.asking.pages import Asked
-    from retrieval.asking.question import Question
+    from retrieval.asking.question import Answer, Question
     from retrieval.search import Retriever
 
 SHARED = (
@@ -86,6 +89,8 @@ class Config(StageConfig):
     """Replace a selection of this name that stands for something else."""
     previews: bool = True
     """Show small pictures in a terminal that can."""
+    find_copy: bool = True
+    """For a picture: say whether it is a copy of one in the corpus."""
     fetch: FetchSettings = FetchSettings()
 
 
@@ -95,6 +100,7 @@ def run(config: Config) -> Summary:
         labels, questions = _questions(config)
         from retrieval.asking.asker import Asker
         from retrieval.asking.pages import Asked
+        from retrieval.asking.shown import drawing, table_rows
         from retrieval.search import Retriever
 
         retriever = Retriever.open(config.root, config.encoder)
@@ -103,6 +109,8 @@ def run(config: Config) -> Summary:
         )
         questions = asker.with_pictures(questions)
         answers = asker.answer_many(questions)
+        if config.find_copy:
+            _find_copies(retriever, asker, questions, answers)
         asked = [Asked(*one) for one in zip(labels, questions, answers, strict=True)]
         for one in asked:
             for note in one.answer.notes:
@@ -116,8 +124,8 @@ def run(config: Config) -> Summary:
         seconds=watch.seconds,
         outputs=outputs,
         details={"modality": config.modality, "encoder": retriever.encoder, **_details(asked)},
-        table=_table(asked),
-        draw=(lambda: _drawing(retriever, asked)) if config.previews else None,
+        table=table_rows(asked),
+        draw=(lambda: drawing(retriever, asked)) if config.previews else None,
     )
 
 
@@ -133,48 +141,42 @@ def _questions(config: Config) -> "tuple[list[str], list[Question]]":
             "`carrara query ROOT --image FILE_OR_URL` or `carrara query ROOT --questions FILE`; "
             f"{'several were' if any(given) else 'neither was'} given"
         )
+    from retrieval.asking.lists import question_of, read_questions
+
     settings = config.model_dump(include=set(SHARED))
     if config.questions is not None:
-        return _listed(config.questions, settings)
+        return read_questions(config.questions, settings)
     if config.image is not None:
         from retrieval.asking.files import read_picture
         from retrieval.asking.question import Term
 
         is_url = config.image.startswith(("http://", "https://"))
         term = Term(image_url=config.image) if is_url else read_picture(config.image)
-        return [config.image], [_question("--image", settings | {"terms": [term]})]
+        return [config.image], [question_of("--image", settings | {"terms": [term]})]
     assert config.text is not None
     if not config.text.strip():
         raise ConfigError(f"query {config.text!r}: no words; expected what to look for")
-    return [config.text], [_question("query", settings | {"query": config.text})]
+    return [config.text], [question_of("query", settings | {"query": config.text})]
 
 
-def _listed(url: str, settings: dict[str, Any]) -> "tuple[list[str], list[Question]]":
-    from retrieval.asking.algebra import format_algebra
-    from retrieval.asking.files import read_entries
+def _find_copies(
+    retriever: "Retriever",
+    asker: "Asker",
+    questions: "Sequence[Question]",
+    answers: "Sequence[Answer]",
+) -> None:
+    """A verdict on each question that is one picture."""
+    from retrieval.copies import CopyDetector
+    from retrieval.pictures import decode_picture
 
-    labels, questions = [], []
-    for place, fields in read_entries(url):
-        question = _question(place, settings | fields)
-        questions.append(question)
-        labels.append(str(fields.get("query") or format_algebra(question.terms)))
-    if not questions:
-        raise InputError(f"--questions {url}: no question in it; expected one a line")
-    return labels, questions
-
-
-def _question(place: str, fields: dict[str, Any]) -> "Question":
-    """Of its fields, "query" being words of algebra; raises InputError naming the place."""
-    from retrieval.asking.algebra import parse_algebra
-    from retrieval.asking.question import Question, reason_of
-
-    rest = dict(fields)
-    if "query" in rest:
-        rest["terms"] = parse_algebra(str(rest.pop("query")), files=True)
-    try:
-        return Question.model_validate(rest)
-    except ValidationError as error:
-        raise InputError(f"{place}: {reason_of(error)}") from None
+    detector = CopyDetector(retriever)
+    for question, answer in zip(questions, answers, strict=True):
+        first, *others = question.terms
+        if first.image is not None and not others and first.weight > 0:
+            picture = decode_picture(first.image)
+            answer.copy = detector.verdict(picture, asker.embed(first))
+            if answer.copy is not None:
+                answer.notes.append(answer.copy.evidence)
 
 
 # What is told and written
@@ -197,46 +199,6 @@ def _details(asked: "list[Asked]") -> dict[str, object]:
         for one in asked
     ]
     return found[0] if len(found) == 1 else {"answers": found}
-
-
-def _table(asked: "list[Asked]") -> list[dict[str, object]]:
-    from retrieval.asking.previews import plain
-
-    rows = []
-    for one in asked:
-        for hit in one.answer.hits:
-            row: dict[str, object] = {"query": plain(one.label)} if len(asked) > 1 else {}
-            row |= {"rank": hit.rank, "similarity": hit.similarity, "caption": plain(hit.caption)}
-            row |= {"url": plain(hit.url), "uid": hit.uid}
-            rows.append(row)
-    return rows
-
-
-def _drawing(retriever: "Retriever", asked: "list[Asked]") -> str | None:
-    from rich.console import Console
-
-    from retrieval.asking.pages import read_pictures
-    from retrieval.asking.previews import draw_hits, plain
-    from retrieval.asking.terminal import detect_previews
-
-    kind = detect_previews()
-    if kind is None:
-        return None
-    console = Console()
-    drawn = ""
-    for one in asked:
-        answer = one.answer
-        pictures = read_pictures(retriever, answer.hits)
-        drawn += f"{plain(one.label)}\n\n" if len(asked) > 1 else "\n"
-        drawn += draw_hits(
-            answer.hits,
-            [len(answer.folded.get(hit.uid, ())) for hit in answer.hits],
-            [pictures[hit.uid] for hit in answer.hits],
-            kind,
-            console.width,
-            true_colour=console.color_system == "truecolor",
-        )
-    return drawn
 
 
 def _write(config: Config, retriever: "Retriever", asked: "list[Asked]") -> dict[str, str]:

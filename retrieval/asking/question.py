@@ -10,6 +10,7 @@ from infra.errors import InputError
 from retrieval.embeddings import Modality
 
 if TYPE_CHECKING:
+    from retrieval.copies import CopyVerdict
     from retrieval.search import Hit
 
 MAX_TERMS = 16
@@ -108,6 +109,8 @@ class Answer:
     hardly anything is safe, all that is not known to be."""
     notes: list[str] = field(default_factory=list)
     """What else people should be told, a line each."""
+    copy: "CopyVerdict | None" = None
+    """Whether the one picture that was asked about is a copy; None: nobody looked."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By step: fetch, decode, encode_text, encode_image, filter, search, fold, metadata."""
 

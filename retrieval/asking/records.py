@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from retrieval.search import Hit
 
 
+COLUMNS = (
+    *("question", "query", "rank", "similarity", "folded_under"),
+    *("uid", "key", "shard", "caption", "url"),
+)
+
+
 def write_jsonl(url: str, labels: Sequence[str], answers: Sequence[Answer]) -> None:
     with storage.publish(url) as path, path.open("w", encoding="utf-8") as file:
         for row in _rows(labels, answers):
@@ -25,7 +31,7 @@ def write_parquet(url: str, labels: Sequence[str], answers: Sequence[Answer]) ->
     import pyarrow as pa
 
     rows = list(_rows(labels, answers))
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
     columns = {name: pa.array([row.get(name) for row in rows]) for name in names}
     storage.publish_table(url, pa.table(columns))
 

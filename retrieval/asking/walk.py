@@ -92,7 +92,7 @@ class Walk:
                 for hit, place in zip(hits, page, strict=True)
                 if place in self._ranking.folded
             }
-        return Answer(hits, folded, self._hidden(order), self._notes, dict(self._seconds))
+        return Answer(hits, folded, self._hidden(order), self._notes, seconds=dict(self._seconds))
 
     def _look(self, similarities: np.ndarray, rows: np.ndarray) -> None:
         num = self.num_first

@@ -9,25 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from infra import storage
 from infra.cluster import Workers
-from infra.errors import ConfigError, ConflictError, InputError
+from infra.errors import CarraraError, ConfigError, ConflictError, InputError
 from infra.summary import Summary
+from pipeline import pack
 from pipeline.corpus import (
     Manifest,
     Sample,
     iter_samples,
     read_manifest,
     read_rows,
+    read_selection,
     write_manifest,
     write_shard,
 )
 from pipeline.fetching.fetch import FetchSettings
 from retrieval import embed, index, query
+from retrieval.asking.pages import data_uri
 from retrieval.embeddings import encoder_slug
 
 HERE = Workers(local=True)
@@ -134,7 +139,7 @@ def test_the_contact_sheet_is_a_picture(root: str, tmp_path: Path) -> None:
 def test_a_query_is_words_or_a_picture(root: str, picture: Path) -> None:
     with pytest.raises(ConfigError, match="neither was given"):
         run(root)
-    with pytest.raises(ConfigError, match="both were given"):
+    with pytest.raises(ConfigError, match="several were given"):
         run(root, "a cat", image=str(picture))
 
 
@@ -145,7 +150,7 @@ def test_a_picture_that_can_not_be_used_is_named(
     path = tmp_path / "query.jpg"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=re.escape(f"--image {path}")) as raised:
+    with pytest.raises(InputError, match=re.escape(f"{path}: ")) as raised:
         run(root, image=str(path))
     assert "\n" not in str(raised.value)
 
@@ -179,11 +184,141 @@ def test_an_encoder_whose_weights_changed_is_refused(
         run(small_corpus, "a cat")
 
 
+def test_algebra_adds_files_and_words(root: str, picture: Path, tmp_path: Path) -> None:
+    alone = hits(run(root, image=str(picture), k=12))
+    assert hits(run(root, str(picture), k=12)) == alone
+    moved = hits(run(root, f"{picture} - 2*cat", k=12))
+    assert [hit["uid"] for hit in moved] != [hit["uid"] for hit in alone]
+    vector = tmp_path / "vector.npy"
+    stored = np.load(next(Path(root).glob("embeddings/*/img_emb/img_emb_0.npy")))
+    np.save(vector, stored[4])
+    assert hits(run(root, str(vector), k=1))[0]["key"] == "000000004"
+    vector.with_suffix(".json").write_text(json.dumps(stored[4].tolist()))
+    assert hits(run(root, str(vector.with_suffix(".json")), k=1))[0]["key"] == "000000004"
+
+
+def test_a_list_of_questions_is_answered_line_by_line(root: str, tmp_path: Path) -> None:
+    lines = tmp_path / "list.txt"
+    lines.write_text("a face\n\nheart - face\n")
+    summary = run(root, questions=str(lines), k=3, modality="text")
+    answers = summary.details["answers"]
+    assert isinstance(answers, list)
+    assert [answer["query"] for answer in answers] == ["a face", "heart - face"]
+    assert [len(answer["hits"]) for answer in answers] == [3, 3]
+    assert answers[0]["hits"] == hits(run(root, "a face", k=3, modality="text"))
+    objects = tmp_path / "list.jsonl"
+    uid = answers[0]["hits"][0]["uid"]
+    objects.write_text(
+        '{"query": "a face", "k": 2}\n'
+        + json.dumps({"terms": [{"uid": uid}], "where": "width = 64"})
+    )
+    answers = run(root, questions=str(objects), k=3).details["answers"]
+    assert isinstance(answers, list)
+    assert [len(answer["hits"]) for answer in answers] == [2, 3]
+    assert answers[1]["query"] == f"uid:{uid}"
+    assert answers[1]["hits"][0]["uid"] == uid
+
+
+def test_rows_of_embeddings_are_questions(root: str, tmp_path: Path) -> None:
+    stored = np.load(next(Path(root).glob("embeddings/*/img_emb/img_emb_0.npy")))
+    np.save(tmp_path / "rows.npy", stored[:5])
+    summary = run(root, questions=str(tmp_path / "rows.npy"), k=1)
+    answers = summary.details["answers"]
+    assert isinstance(answers, list)
+    assert [answer["hits"][0]["key"] for answer in answers] == [f"{n:09d}" for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.txt", "\n \n", "no question in it"),
+        ("list.txt", "cat\ncat + \n", "nothing on one side"),
+        ("list.jsonl", '{"query": "cat"}\n{', "line 2: not JSON"),
+        ("list.jsonl", "[1]", "line 1: .* is no object"),
+        ("list.jsonl", '{"k": 3}', "line 1: expected either 'query'"),
+        ("list.jsonl", '{"query": "cat", "k": 0}', "line 1: k: "),
+        ("list.jsonl", '{"query": "cat", "kk": 1}', "line 1: kk: "),
+        ("list.jsonl", '{"terms": [{"text": ""}]}', "line 1: text '': no words"),
+        ("list.npy", "no array", "no embedding"),
+        ("list.json", "[1, NaN]", "row 0: embedding: has a NaN"),
+        ("list.json", '["a"]', "no embedding"),
+    ],
+)
+def test_a_wrong_line_of_a_list_is_named(
+    root: str, tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(CarraraError, match=message) as raised:
+        run(root, questions=str(path))
+    assert "\n" not in str(raised.value)
+
+
+def test_hits_are_written_as_rows(root: str, tmp_path: Path) -> None:
+    jsonl, parquet = tmp_path / "hits.jsonl", tmp_path / "hits.parquet"
+    summary = run(root, "a face", k=3, dedup=True, jsonl=str(jsonl), parquet=str(parquet))
+    rows = [json.loads(line) for line in jsonl.read_text(encoding="utf-8").splitlines()]
+    assert pq.read_table(parquet).to_pylist() == rows
+    shown = [row for row in rows if row["folded_under"] is None]
+    assert [row["uid"] for row in shown] == [hit["uid"] for hit in hits(summary)]
+    # The encoder is untrained: to it all pictures are near copies of one.
+    assert [row["rank"] for row in shown] == [1]
+    assert [row["folded_under"] for row in rows[1:]] == [rows[0]["uid"]] * 11
+    assert summary.counts["folded"] == 11
+    assert {"width", "sha256", "url", "caption", "query"} <= rows[0].keys()
+
+
+def test_no_hits_are_a_table_without_rows(root: str, tmp_path: Path) -> None:
+    paths = {name: str(tmp_path / f"hits.{name}") for name in ("jsonl", "parquet", "html", "png")}
+    summary = run(root, "a face", where="width < 0", **paths)
+    assert summary.num_out == 0
+    assert "uid" in pq.read_table(paths["parquet"]).column_names
+    assert Path(paths["jsonl"]).read_text() == ""
+    assert "where: 0 of 12 samples" in Path(paths["html"]).read_text(encoding="utf-8")
+
+
+def test_saved_hits_are_a_selection_that_pack_takes(root: str, tmp_path: Path) -> None:
+    copy = str(tmp_path / "corpus")
+    shutil.copytree(root, copy)
+    summary = run(copy, "a face", k=4, save="faces")
+    found = {hit["uid"] for hit in hits(summary)}
+    kept = read_selection(copy, "faces").to_pylist()
+    assert {row["uid"] for row in kept if row["keep"]} == found
+    assert {row["reason"] for row in kept if not row["keep"]} == {"not among the answers"}
+    packed = str(tmp_path / "packed")
+    pack.run(pack.Config(root=copy, output=packed, selection="faces"))
+    shards = read_manifest(packed).shards
+    assert {one.uid for shard in shards for one in iter_samples(packed, shard)} == found
+    run(copy, "a face", k=4, save="faces")  # the same again changes nothing
+    with pytest.raises(ConflictError, match="another policy digest"):
+        run(copy, "a face", k=5, save="faces")
+    run(copy, "a face", k=5, save="faces", overwrite=True)
+    assert sum(row["keep"] for row in read_selection(copy, "faces").to_pylist()) == 5
+
+
+def test_a_copy_is_told(root: str, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = run(root, image=str(picture), k=1).details["copy"]
+    assert isinstance(verdict, dict)
+    assert verdict["is_copy"]
+    assert f"query: {verdict['evidence']}" in capsys.readouterr().err
+    assert run(root, image=str(picture), k=1, find_copy=False).details["copy"] is None
+
+
+def test_a_hostile_caption_does_not_reach_the_terminal(
+    small_corpus: str, make_corpus: Callable[..., Manifest], tiny_encoder: str
+) -> None:
+    make_corpus(small_corpus, num_shards=1, num_samples=4, captions={2: "a\x1b]0;owned\x07 cat"})
+    embed.run(embed.Config(root=small_corpus, encoder=tiny_encoder, workers=HERE))
+    index.run(index.Config(root=small_corpus))
+    table = run(small_corpus, "a cat", k=4).table
+    assert all(str(row["caption"]).isprintable() for row in table)
+
+
 def test_thumbnails_of_large_pictures_are_small() -> None:
     noise = Image.effect_noise((3000, 2000), 80).convert("RGB")
     buffer = io.BytesIO()
     noise.save(buffer, "PNG")
-    assert len(query._data_uri(noise)) < 100_000
+    assert len(data_uri(noise)) < 100_000
 
 
 def test_a_corpus_on_s3_is_embedded_indexed_and_searched(
