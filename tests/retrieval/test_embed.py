@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from infra.cluster import Workers
-from infra.errors import ConflictError, InputError, ShortfallError
+from infra.errors import ConfigError, ConflictError, InputError, ShortfallError
 from infra.summary import Summary
 from pipeline.corpus import (
     Manifest,
@@ -237,7 +237,7 @@ def test_nothing_is_replaced_before_the_new_settings_are_seen_to_work(
 def test_a_device_that_is_not_there_is_named(small_corpus: str, tiny_encoder: str) -> None:
     with pytest.raises(ValidationError, match="device"):
         embed.Config(root=small_corpus, encoder=tiny_encoder, device="gpu")
-    with pytest.raises(ShortfallError, match=r"--device 'cuda:99': this machine can't"):
+    with pytest.raises(ConfigError, match=r"--device 'cuda:99': this machine can't"):
         run(small_corpus, tiny_encoder, device="cuda:99")
 
 
