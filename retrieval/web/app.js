@@ -4,13 +4,15 @@
 // shows the answer. Answers are kept for a while, so that going back is at once and in place.
 
 import { Details } from "./details.js";
-import { byId, element, plural, toast } from "./dom.js";
+import { byId, toast } from "./dom.js";
 import { askForSelection, downloadJson } from "./downloads.js";
 import { Grid } from "./grid.js";
+import { setUpKeys } from "./keys.js";
 import { askForKey, Options } from "./options.js";
 import { acceptPictures } from "./pictures.js";
 import { DISPLAY, describe, fromLink, toLink, toRequest } from "./question.js";
 import { Service, ServiceError } from "./service.js";
+import { tellAnswer, tellProblem, tellStart, tellWaiting } from "./telling.js";
 import { TermBox } from "./terms.js";
 
 const NUM_KEPT_ANSWERS = 20;
@@ -27,7 +29,8 @@ const answers = new Map(); // by link, oldest first
 
 const pictureAction = {
   search: ({ uid }) => ask({ terms: [{ kind: "uid", value: uid, weight: 1 }] }),
-  add: ({ uid }, weight) => addTerm({ kind: "uid", value: uid, weight }),
+  add: ({ uid }, weight) =>
+    ask({ terms: [...question.terms, { kind: "uid", value: uid, weight }] }),
   details: (hit) => details.show(hit, { question, rank: rankOf(hit) }),
   pictureOf: async (hit, size) =>
     hit.thumbnail && size <= 256
@@ -59,10 +62,6 @@ async function pictureOfTerm({ kind, value }) {
 
 const rankOf = (hit) => answer.hits.findIndex((one) => one.uid === hit.uid) + 1;
 
-function addTerm(term) {
-  ask({ terms: [...question.terms, term] });
-}
-
 // Asking
 
 /** Changes the question. What changes only the display is no step in the history. */
@@ -74,27 +73,36 @@ function ask(change) {
   const kept = { pictures: question.terms.filter(isUpload).map((term) => term.value) };
   if (isNew && link !== location.search) history.pushState(kept, "", link);
   else history.replaceState(kept, "", link);
-  if (!isNew) return showControls();
+  if (!isNew) {
+    showControls();
+    return;
+  }
   answers.delete(keyOf()); // asked anew: the corpus may have changed
-  return "back" in change ? connect() : search();
+  if ("back" in change) connect();
+  else search();
 }
 
 const isUpload = ({ kind }) => kind === "image";
 
 /** Asks the service what it has, then the question. */
 async function connect() {
-  showProblem(null);
+  question = { ...question, terms: [...question.terms] }; // so that chips are drawn anew
+  let asked;
   try {
-    service = new Service(question.back);
-    byId("key").value = service.key;
-    [indices, config] = await Promise.all([service.indices(), service.config()]);
-    if (!indices.length) throw new ServiceError(`${service.base} has no index.`);
+    asked = service = new Service(question.back);
+    byId("key").value = asked.key;
+    const found = await Promise.all([asked.indices(), asked.config()]);
+    if (asked !== service) return; // another was chosen meanwhile
+    [indices, config] = found;
+    if (!indices.length) throw new ServiceError(`${asked.base} has no index.`);
   } catch (error) {
+    if (asked && asked !== service) return;
     indices = [];
     showControls();
-    return fail(error, connect);
+    fail(error, connect);
+    return;
   }
-  return search();
+  search();
 }
 
 async function search() {
@@ -107,37 +115,42 @@ async function search() {
     question = { ...question, index: named };
   }
   showControls();
-  showProblem(null);
   if (!indices.length) return connect();
-  if (!question.terms.length) return showIntro();
+  if (!question.terms.length) {
+    answer = null;
+    grid.clear();
+    return tellStart(question, indexAsked());
+  }
   const kept = answers.get(keyOf());
   if (kept) return showAnswer(kept);
 
   const wasInGrid = byId("grid").contains(document.activeElement);
   answer = null;
-  showIntro(false);
   grid.waiting();
+  tellWaiting();
   scrollTo(0, 0);
-  byId("count").textContent = "Searching…";
   try {
     const found = await askService(null, signal);
     showAnswer({ ...found, scroll: 0 });
     if (wasInGrid) grid.focusFirst();
   } catch (error) {
     if (error.name === "AbortError") return;
-    grid.clear();
-    byId("count").textContent = "";
     fail(error, search);
   }
 }
 
+const indexAsked = () => indices.find(({ name }) => name === question.index);
+
 async function askService(cursor, signal) {
-  const index = indices.find(({ name }) => name === question.index);
+  const index = indexAsked();
   if (!index) {
     const names = indices.map(({ name }) => name).join(", ");
     throw new ServiceError(`No index is called ${question.index}; this service has ${names}.`);
   }
-  const request = toRequest(question, index, { cursor, inline: service.needsInline || config.inlineThumbnails });
+  const request = toRequest(question, index, {
+    cursor,
+    inline: service.needsInline || config.inlineThumbnails,
+  });
   const found = await service.search(request, signal);
   const { hits, folded = {}, hidden = {}, notes = [], copy = null } = found;
   return { hits, folded, hidden, notes, copy, cursor: found.cursor ?? null };
@@ -158,8 +171,8 @@ async function more() {
       grown.hidden[reason] = (grown.hidden[reason] ?? 0) + num; // told page by page
     }
     grid.append(next.hits);
-    showFoot();
-    showCount(); // the notes stay the first page's
+    tellAnswer(question, grown); // the notes stay the first page's
+    watchEnd();
   } catch (error) {
     if (error.name === "AbortError") return;
     byId("more").textContent = `${error.message} Try again`;
@@ -171,8 +184,7 @@ async function more() {
 // Showing
 
 function showControls() {
-  const index = indices.find(({ name }) => name === question.index);
-  options.show(question, indices, index);
+  options.show(question, indices, indexAsked());
   box.show(question.terms);
   document.title = question.terms.length ? `${describe(question.terms)} · Carrara` : "Carrara";
 }
@@ -180,12 +192,10 @@ function showControls() {
 function showAnswer(found) {
   answer = found;
   keep(found);
-  showIntro(false);
-  if (!found.hits.length) showNothing();
   grid.clear();
   grid.append(found.hits);
-  showFoot();
-  showCount();
+  tellAnswer(question, found);
+  watchEnd();
   scrollTo(0, found.scroll);
 }
 
@@ -202,137 +212,25 @@ function keyOf() {
   return JSON.stringify([toLink({ ...question, ...shown }), uploads]);
 }
 
-function showCount() {
-  const { hits, cursor } = answer;
-  const over = question.modality === "text" ? "captions" : "pictures";
-  const num = hits.length.toLocaleString("en");
-  const what = describe(question.terms);
-  byId("count").textContent = hits.length
-    ? `${num}${cursor ? " and more" : ""} for “${what}”, nearest ${over} first`
-    : `Nothing found for “${what}”`;
-  byId("notes").replaceChildren(...notesOf(answer));
-  byId("download").hidden = hits.length === 0;
-}
+/** More is asked for before the end is in view. */
+const nearEnd = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && more(), {
+  rootMargin: "1200px",
+});
 
-function notesOf({ hits, hidden, notes, copy }) {
-  const numFolded = hits.reduce((sum, hit) => sum + (hit.folded ?? 0), 0);
-  const reasons = Object.entries(hidden).filter(([, num]) => num > 0);
-  const numHidden = reasons.reduce((sum, [, num]) => sum + num, 0);
-  const isCopy = copy?.is_copy ? [`Your picture is a copy of one in the corpus: ${copy.evidence}`] : [];
-  const lines = [...isCopy, ...notes, ...(question.lacksPicture ? [LACKS_PICTURE] : [])];
-  const made = lines.map((line) => element("p", {}, line));
-  if (!numFolded && !numHidden) return made;
-  const folded = numFolded ? [`${plural(numFolded, "near copy", "near copies")} folded`] : [];
-  const passed = numHidden ? [`${numHidden.toLocaleString("en")} hidden`] : [];
-  const why = element(
-    "details.why",
-    {},
-    element("summary", {}, `${[...folded, ...passed].join(", ")}: why?`),
-    element(
-      "ul",
-      {},
-      numFolded ? element("li", {}, FOLDED) : null,
-      ...reasons.map(([reason, num]) => element("li", {}, `${num.toLocaleString("en")} × ${reason}`)),
-    ),
-  );
-  return [why, ...made];
-}
-
-const FOLDED =
-  "Near copies of a picture are shown once, by the one that fits the query best. The number on " +
-  "a picture says how many are folded under it; press it to see them.";
-const LACKS_PICTURE =
-  "The link had an uploaded picture in it, which a link can't carry: give the picture again.";
-
-function showFoot() {
-  const { cursor, hits } = answer;
-  byId("more").hidden = !cursor;
-  byId("more").textContent = "More";
-  byId("end").hidden = Boolean(cursor) || hits.length === 0;
-  // Observed anew, for one that is in view already would not be told of again.
+/** Observed anew, for an end that is in view already would not be told of again. */
+function watchEnd() {
   nearEnd.unobserve(byId("foot"));
   nearEnd.observe(byId("foot"));
 }
 
-const nearEnd = new IntersectionObserver(
-  ([{ isIntersecting }]) => isIntersecting && more(),
-  { rootMargin: "1200px" },
-);
-
-function showIntro(shown = true) {
-  const intro = byId("intro");
-  document.querySelector(".head").hidden = shown;
-  intro.hidden = !shown;
-  if (!shown) return;
-  answer = null;
-  grid.clear();
-  byId("more").hidden = true;
-  byId("end").hidden = true;
-  byId("notes").replaceChildren(
-    ...(question.lacksPicture ? [element("p", {}, LACKS_PICTURE)] : []),
-  );
-  const index = indices.find(({ name }) => name === question.index);
-  const num = index ? plural(index.num_rows, "picture") : "the pictures";
-  intro.replaceChildren(
-    element("h2", {}, `Search ${num}`),
-    element("p", {}, "By words, or by a picture: paste one, drop it here, or upload it. Then click a " +
-      "picture to go on from there, or add and subtract: ", element("kbd", {}, "cat + 0.5*tiger - cartoon")),
-    element("p.hint", {}, "Pictures come from this service alone. Their addresses on the web are " +
-      "links, and nothing is loaded from them by itself."),
-  );
-}
-
-function showNothing() {
-  const why = question.where.trim()
-    ? `Nothing that passes “${question.where.trim()}” is left to show.`
-    : "Nothing of this index is left to show.";
-  byId("intro").hidden = false;
-  byId("intro").replaceChildren(element("h2", {}, "Nothing found"), element("p", {}, why));
-}
-
 function fail(error, again) {
   if (!(error instanceof ServiceError)) throw error;
-  document.querySelector(".head").hidden = true;
-  byId("more").hidden = true;
-  byId("end").hidden = true;
-  showIntro(false);
-  document.querySelector(".head").hidden = true;
-  showProblem(error, again);
+  grid.clear();
+  tellProblem(error.message, again);
   if (error.status === 401) askForKey();
 }
 
-function showProblem(error, again) {
-  const retry = () => element("button", { type: "button", onclick: () => again() }, "Try again");
-  byId("problem").replaceChildren(...(error ? [element("p", {}, error.message), retry()] : []));
-}
-
-// Keys, menus, history
-
-document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, select, dialog");
-  if (event.key === "/" && !typing) {
-    event.preventDefault();
-    byId("words").focus();
-    byId("words").select();
-  } else if (event.key === "Escape" && !typing) {
-    byId("words").focus();
-  } else if (event.key === "ArrowDown" && event.target === byId("words")) {
-    event.preventDefault();
-    grid.focusFirst();
-  }
-});
-
-for (const menu of document.querySelectorAll("details.menu")) {
-  document.addEventListener("pointerdown", ({ target }) => {
-    if (!menu.contains(target)) menu.open = false;
-  });
-  menu.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !menu.open) return;
-    event.stopPropagation();
-    menu.open = false;
-    menu.querySelector("summary").focus();
-  });
-}
+// Buttons and history
 
 byId("more").addEventListener("click", more);
 byId("copy-link").addEventListener("click", async () => {
@@ -351,6 +249,7 @@ byId("download-selection").addEventListener("click", () => {
   askForSelection({ question, hits: answer.hits, service, canSave });
 });
 
+setUpKeys({ onDown: () => grid.focusFirst() });
 acceptPictures({
   onPicture: (term, how) => {
     const terms = how === "add" ? question.terms : [];

@@ -68,7 +68,11 @@ export class Details {
     return element(
       "div.row",
       {},
-      element("button.primary", leave(() => search(hit)), "Search by this picture"),
+      element(
+        "button.primary",
+        leave(() => search(hit)),
+        "Search by this picture",
+      ),
       nudge("plus", "More", 1),
       nudge("minus", "Less", -1),
     );
@@ -82,8 +86,12 @@ export class Details {
       folded ? element("p", {}, foldedReason(hit, this.#actions.foldedOf(hit).length)) : null,
       element("h3", {}, "Where it comes from"),
       hit.url ? element("p", {}, outwardLink(hit.url)) : element("p", {}, "No address is known."),
-      element("p.hint", {}, "What you see is the corpus's own copy. Nothing is asked of that ",
-        "address until you follow the link, and it isn't told where you come from."),
+      element(
+        "p.hint",
+        {},
+        "What you see is the corpus's own copy. Nothing is asked of that ",
+        "address until you follow the link, and it isn't told where you come from.",
+      ),
       element("h3", {}, "What is known of it"),
       element("table", {}, element("tbody", {}, ...this.#rows(hit))),
     ].filter((part) => part !== null);
@@ -93,14 +101,13 @@ export class Details {
     const others = Object.entries(hit.metadata ?? {}).filter(
       ([name, value]) => !SHOWN_APART.has(name) && value !== null && value !== "",
     );
-    return [["uid", hit.uid], ...others].map(
-      ([name, value]) =>
-        element(
-          "tr",
-          {},
-          element("th", { scope: "row" }, name),
-          foreign("td", typeof value === "object" ? JSON.stringify(value) : String(value)),
-        ),
+    return [["uid", hit.uid], ...others].map(([name, value]) =>
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row" }, name),
+        foreign("td", typeof value === "object" ? JSON.stringify(value) : String(value)),
+      ),
     );
   }
 

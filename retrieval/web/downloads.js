@@ -5,7 +5,7 @@ import { describe } from "./question.js";
 
 export function downloadJson({ question, hits, folded }) {
   const asked = { ...question, terms: question.terms.map(withoutPicture) };
-  const kept = hits.map(({ thumbnail, ...hit }) => hit); // eslint-disable-line no-unused-vars
+  const kept = hits.map(({ thumbnail: _, ...hit }) => hit);
   save("search.json", JSON.stringify({ question: asked, hits: kept, folded }, null, 2) + "\n");
 }
 
@@ -68,7 +68,10 @@ export function askForSelection({ question, hits, service, canSave }) {
 }
 
 function suggestedName(question) {
-  const words = describe(question.terms).toLowerCase().match(/[a-z0-9]+/g) ?? [];
+  const words =
+    describe(question.terms)
+      .toLowerCase()
+      .match(/[a-z0-9]+/g) ?? [];
   return words.slice(0, 4).join("-") || "picked";
 }
 

@@ -221,4 +221,3 @@ export function foldedReason(hit, num) {
     `best stands for them; switch off “Hide (near) duplicate images” to see all in the grid.`
   );
 }
-

@@ -47,16 +47,14 @@ export class Options {
     showIndices(indices, question.index);
     allow("safe", index?.safe, "This index has no scores of safety.");
     allow("multilingual", index?.multilingual, "Its encoder has no multilingual counterpart.");
-    if (index) this.#showIndex(index);
+    if (index) this.#showIndex(index, question.modality);
     const list = byId("grid");
     for (const name of DISPLAY) list.classList.toggle(name, question[name]);
   }
 
-  #showIndex(index) {
-    const recall = index.promise?.recall;
-    const promised = recall ? ` · recall@10 promised: ${recall}` : "";
+  #showIndex(index, modality) {
     const num = plural(index.num_rows, "picture");
-    byId("index-facts").textContent = `${num} · ${index.encoder}${promised}`;
+    byId("index-facts").textContent = [num, index.encoder, ...recalls(index, modality)].join(" · ");
     const columns = (index.columns ?? []).map((one) =>
       typeof one === "string" ? { name: one, type: "" } : one,
     );
@@ -75,6 +73,14 @@ export class Options {
     const button = element("button", { type: "button", title: type, onclick: insert }, name);
     return element("li", {}, button);
   }
+}
+
+/** What the index was measured to find of what an exact search would. */
+function recalls({ measured }, modality) {
+  const { text, image } = measured?.[modality] ?? {};
+  if (text?.recall_at_10 === undefined || image?.recall_at_10 === undefined) return [];
+  const [words, pictures] = [text, image].map((one) => one.recall_at_10.toFixed(2));
+  return [`recall@10 ${words} by words, ${pictures} by pictures`];
 }
 
 /** Opens the part where a key is given. */

@@ -50,9 +50,11 @@ export function fromLink(search, pictures = []) {
     const text = parameters.get(NAMES[name] ?? name);
     if (text === null) continue;
     question[name] =
-      typeof fallback === "boolean" ? text === "true" || text === "1"
-      : typeof fallback === "number" ? Number(text) || fallback
-      : text;
+      typeof fallback === "boolean"
+        ? text === "true" || text === "1"
+        : typeof fallback === "number"
+          ? Number(text) || fallback
+          : text;
   }
   if (question.modality !== "text") question.modality = "image";
   const weights = (parameters.get("weights") ?? "").split(",").map(Number);

@@ -7,7 +7,7 @@ import { parseAlgebra, typed } from "./question.js";
 const STEP = 0.1;
 
 export class TermBox {
-  #terms = [];
+  #terms = null;
   #words = byId("words");
   #onChange;
   #pictureOf;
@@ -34,7 +34,9 @@ export class TermBox {
     this.#words.addEventListener("input", () => this.#showClear());
   }
 
+  /** What is typed and not yet asked stays, as long as the terms do. */
   show(terms) {
+    if (terms === this.#terms) return;
     this.#terms = terms;
     byId("terms").replaceChildren(...(this.#hasChips ? terms.map(this.#chip, this) : []));
     this.#words.value = this.#hasChips || !terms.length ? "" : typed(terms[0].value);
@@ -45,13 +47,13 @@ export class TermBox {
   }
 
   get #hasChips() {
-    const [first, ...rest] = this.#terms;
+    const [first, ...rest] = this.#terms ?? [];
     if (first === undefined) return false;
     return rest.length > 0 || first.kind !== "text" || first.weight !== 1;
   }
 
   #showClear() {
-    byId("clear").hidden = this.#words.value === "" && this.#terms.length === 0;
+    byId("clear").hidden = this.#words.value === "" && !this.#terms?.length;
   }
 
   #submit() {
