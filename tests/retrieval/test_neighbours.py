@@ -2,19 +2,22 @@
 
 import hashlib
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from infra import storage
 from infra.cluster import Workers
-from infra.errors import ConfigError, ConflictError
+from infra.errors import ConfigError, ConflictError, InputError
 from pipeline import score
 from pipeline.corpus import Manifest, read_columns, read_manifest, read_rows
 from retrieval import index
+from retrieval.captions.mix import Mix
 from retrieval.embeddings import (
     EmbeddingsManifest,
     Modality,
@@ -27,6 +30,7 @@ from retrieval.embeddings import (
 ENCODER = "known/geometry"
 NUM_SHARDS, NUM_SAMPLES, DIM = 4, 50, 64
 NUM = NUM_SHARDS * NUM_SAMPLES
+HERE = Workers(local=True)
 
 
 @pytest.fixture
@@ -98,9 +102,7 @@ def scores(
 ) -> list[float | None]:
     if signal == "neighbours":
         index.run(index.Config(root=root, kind=kind))
-    config = score.Config(
-        root=root, signals=(signal,), options=options, workers=Workers(local=True)
-    )
+    config = score.Config(root=root, signals=(signal,), options=options, workers=HERE)
     score.run(config)
     found: list[float | None] = read_columns(root, signal)[column].to_pylist()
     return found
@@ -188,7 +190,7 @@ def test_an_index_of_other_embeddings_is_refused(corpus: str) -> None:
     write_embeddings(corpus, images, texts)
     index.run(index.Config(root=corpus))
     write_embeddings(corpus, texts, images)
-    config = score.Config(root=corpus, signals=("neighbours",), workers=Workers(local=True))
+    config = score.Config(root=corpus, signals=("neighbours",), workers=HERE)
     with pytest.raises(ConflictError, match="other embeddings"):
         score.run(config)
 
@@ -197,3 +199,129 @@ def test_an_option_that_is_no_number_is_the_users_error(corpus: str) -> None:
     write_embeddings(corpus, *geometry())
     with pytest.raises(ConfigError, match="k_max 'many'"):
         scores(corpus, "neighbours", "knn_rank_image", k_max="many")
+
+
+# What one pass over both indices gives
+
+
+def swapped_geometry() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures, captions, and which captions are another's: every fifth."""
+    images, texts = geometry()
+    swapped = np.arange(0, NUM, 5)
+    texts[swapped] = texts[np.roll(swapped, 1)]
+    return images, texts, np.isin(np.arange(NUM), swapped)
+
+
+def score_all(root: str, **options: str) -> pa.Table:
+    index.run(index.Config(root=root))
+    score.run(score.Config(root=root, signals=("neighbours",), options=options, workers=HERE))
+    return read_columns(root, "neighbours")
+
+
+def test_every_score_tells_swapped_captions(corpus: str) -> None:
+    images, texts, is_swapped = swapped_geometry()
+    write_embeddings(corpus, images, texts)
+    columns = score_all(corpus)
+    for name, higher_fits in (("neg_clip_loss", 1), ("lemon_distance", -1), ("mismatch", -1)):
+        fits = higher_fits * np.array(columns[name].to_pylist())
+        assert np.quantile(fits[is_swapped], 0.9) < np.quantile(fits[~is_swapped], 0.1), name
+    mismatch = np.array(columns["mismatch"].to_pylist())
+    assert (mismatch[is_swapped] > 0.5).mean() > 0.8  # of 40
+    assert (mismatch[~is_swapped] > 0.5).mean() < 0.05
+
+
+def test_the_columns_say_which_encoder_and_which_mix(corpus: str) -> None:
+    write_embeddings(corpus, *geometry())
+    score_all(corpus)
+    folder = Path(corpus, "columns", "neighbours")
+    mix = Mix.model_validate_json((folder / "mix.json").read_text())
+    for path in sorted(folder.glob("*.parquet")):
+        schema = pq.read_schema(path)
+        assert schema.metadata[b"carrara.mix"] == mix.digest.encode()
+        assert json.loads(schema.field("mismatch").metadata[b"carrara.models"]) == {ENCODER: ""}
+    assert mix.num_pairs == NUM
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_mix(corpus: str) -> None:
+    write_embeddings(corpus, *swapped_geometry()[:2])
+    score_all(corpus)
+    folder = Path(corpus, "columns", "neighbours")
+    whole = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    for name in ("00001.parquet", "manifest.json"):
+        (folder / name).unlink()
+    score_all(corpus)
+    assert {path.name: path.read_bytes() for path in sorted(folder.iterdir())} == whole
+
+
+@pytest.fixture
+def on_ray() -> Iterator[Workers]:
+    import ray
+
+    yield Workers(num_workers=2)
+    ray.shutdown()
+
+
+def test_ray_workers_write_the_same_bytes(corpus: str, on_ray: Workers) -> None:
+    write_embeddings(corpus, *swapped_geometry()[:2])
+    score_all(corpus)
+    folder = Path(corpus, "columns", "neighbours")
+    alone = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    storage.remove(str(folder))
+    score.run(score.Config(root=corpus, signals=("neighbours",), workers=on_ray))
+    assert {path.name: path.read_bytes() for path in sorted(folder.iterdir())} == alone
+
+
+def test_normsim_is_the_likeness_to_the_examples(corpus: str, tmp_path: Path) -> None:
+    images, texts = geometry()
+    write_embeddings(corpus, images, texts)
+    np.save(tmp_path / "examples.npy", images[[3, 5]])
+    columns = score_all(corpus, examples=str(tmp_path / "examples.npy"))
+    similarities = images @ images[[3, 5]].T
+    found = columns["normsim_inf"].to_pylist()
+    assert found == pytest.approx(similarities.max(axis=1), abs=2e-3)
+    expected = np.sqrt((similarities**2).mean(axis=1))
+    assert columns["normsim_2"].to_pylist() == pytest.approx(expected, abs=2e-3)
+    np.save(tmp_path / "examples.npy", images[[3, 6]])
+    with pytest.raises(ConflictError, match=r"examples = .*--overwrite"):
+        score_all(corpus, examples=str(tmp_path / "examples.npy"))
+
+
+def test_examples_may_be_a_folder_of_embeddings(corpus: str) -> None:
+    images, texts = geometry()
+    write_embeddings(corpus, images, texts)
+    columns = score_all(corpus, examples=embeddings_url(corpus, ENCODER))
+    assert columns["normsim_inf"].to_pylist() == pytest.approx(np.ones(NUM), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"temperature": "-1"}, ConfigError, "temperature '-1': expected a number above 0"),
+        ({"temperature": "warm"}, ConfigError, "temperature 'warm'"),
+        ({"examples": "nowhere"}, InputError, "examples .*nowhere: nothing is there"),
+        ({"examples": "nowhere.npy"}, InputError, "examples .*nowhere.npy: no such file"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(
+    corpus: str, options: dict[str, str], error: type[Exception], message: str
+) -> None:
+    write_embeddings(corpus, *geometry())
+    with pytest.raises(error, match=message):
+        score_all(corpus, **options)
+
+
+def test_examples_by_another_encoder_are_refused(corpus: str, tmp_path: Path) -> None:
+    write_embeddings(corpus, *geometry())
+    manifest = EmbeddingsManifest(
+        encoder="another/one",
+        weights_digest="",
+        precision="fp32",
+        dim=DIM,
+        corpus_digest="",
+        counts={},
+        parts=[],
+        files={},
+    )
+    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
+    with pytest.raises(InputError, match="by 'another/one'; expected some by 'known/geometry'"):
+        score_all(corpus, examples=str(tmp_path))
