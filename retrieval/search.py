@@ -69,8 +69,9 @@ class Retriever:
     def refresh(self) -> bool:
         """Take up what was appended, taken down or built anew; whether anything was.
 
-        Searches under way keep the state that they began with. While an index is being replaced
-        the one that was there goes on answering, without what is taken down meanwhile.
+        Searches under way keep the state that they began with. While an index is being replaced,
+        or where the new one can't be read, which is raised, the one that was there goes on
+        answering, without what is taken down meanwhile.
         """
         with self._lock:
             before = self.state
@@ -78,8 +79,11 @@ class Retriever:
                 return False
             try:
                 self._take_up(self.encoder)
-            except FileNotFoundError:  # it is being replaced; the next refresh looks again
+            except (FileNotFoundError, CarraraError) as error:
                 self._state = before.without(read_tombstones(self.root))
+                if isinstance(error, CarraraError):
+                    raise
+                # An index that is being replaced: the next refresh looks again.
             return self.state is not before
 
     @property

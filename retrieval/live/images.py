@@ -9,8 +9,8 @@ looked up again in the shard as it is now.
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +23,8 @@ from pipeline.corpus import PLACE_SCHEMA, shard_url
 TAIL_BYTES = 1 << 14
 """Read behind a picture, for its caption and the JSON that names it; mostly enough."""
 MAX_TAIL_BYTES = 1 << 23
+NUM_THREADS = 8
+"""Pictures read at once, for the sake of object stores."""
 
 Place = tuple[int, int]
 """Offset and size of a picture's bytes in its tar."""
@@ -37,52 +39,51 @@ def read_images(root: str, wanted: Wanted) -> dict[str, bytes]:
 
     Raises DamagedError for a shard that lacks what it lists.
     """
-    images: dict[str, bytes] = {}
+    asked = [(shard, *sample) for shard, samples in wanted.items() for sample in samples]
+
+    def read(sample: tuple[str, str, Place | None]) -> bytes | None:
+        shard, uid, place = sample
+        return None if place is None else _image_at(root, shard, place, uid)
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        images = dict(zip([uid for _, uid, _ in asked], pool.map(read, asked), strict=True))
     for shard, samples in wanted.items():
-        lost = []
-        try:
-            with storage.open_read(shard_url(root, shard)) as file:
-                for uid, place in samples:
-                    image = None if place is None else _image_at(file, place, uid)
-                    if image is None:
-                        lost.append(uid)
-                    else:
-                        images[uid] = image
-        except FileNotFoundError:
-            raise _damaged(root, shard, "is missing") from None
-        if lost:
+        if lost := [uid for uid, _ in samples if images[uid] is None]:
             images |= _as_it_is_now(root, shard, lost)
-    return images
+    return {uid: image for uid, image in images.items() if image is not None}
 
 
 def _as_it_is_now(root: str, shard: str, uids: list[str]) -> dict[str, bytes]:
     table = storage.read_table(shard_url(root, shard, ".parquet"), ["uid", *PLACE_SCHEMA.names])
     rows = table.filter(pc.is_in(table["uid"], pa.array(uids, pa.string()))).to_pylist()
     images = {}
-    with storage.open_read(shard_url(root, shard)) as file:
-        for row in rows:
-            if row["image_offset"] is not None:  # else it was taken down
-                image = _image_at(file, (row["image_offset"], row["image_size"]), row["uid"])
-                if image is None:
-                    raise _damaged(root, shard, f"does not hold {row['uid']} where it should")
-                images[row["uid"]] = image
+    for row in rows:
+        if row["image_offset"] is not None:  # else it was taken down
+            place = row["image_offset"], row["image_size"]
+            image = _image_at(root, shard, place, row["uid"])
+            if image is None:
+                raise _damaged(root, shard, f"does not hold {row['uid']} where it should")
+            images[row["uid"]] = image
     return images
 
 
-def _image_at(file: BinaryIO, place: Place, uid: str) -> bytes | None:
+def _image_at(root: str, shard: str, place: Place, uid: str) -> bytes | None:
     """None where something else lies there."""
     offset, size = place
     tail = TAIL_BYTES
     while tail <= MAX_TAIL_BYTES:
-        file.seek(offset - tar.BLOCK)
-        members = io.BytesIO(file.read(tar.BLOCK + size + tail))
+        start = offset - tar.BLOCK
         try:
-            image, _, row = (content for _, content in islice(tar.iter_members(members), 3))
+            data = storage.read_range(shard_url(root, shard), start, offset + size + tail)
+            members = islice(tar.iter_members(io.BytesIO(data)), 3)
+            image, _, row = (content for _, content in members)
             return image if json.loads(row)["uid"] == uid else None
         except EOFError:
             tail *= 8
         except (KeyError, TypeError, ValueError):  # no sample begins there
             return None
+        except FileNotFoundError:
+            raise _damaged(root, shard, "is missing") from None
     return None
 
 

@@ -17,7 +17,7 @@ from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import PLACE_SCHEMA
 from pipeline.takedown.tombstones import Tombstones
-from retrieval.embeddings import MODALITIES, Modality, embeddings_url, index_url
+from retrieval.embeddings import Modality, embeddings_url, index_url
 from retrieval.indexing.manifest import IndexManifest, Segment
 from retrieval.live.among import AllowedRows, Found, best_of
 from retrieval.live.columns import Columns
@@ -26,7 +26,7 @@ from retrieval.live.images import Place, Wanted, read_images
 from retrieval.live.metadata import Metadata
 from retrieval.live.removal import Removal
 from retrieval.live.segments import LocalSegments, Segments
-from retrieval.live.vectors import map_array, stored_vectors
+from retrieval.live.vectors import StoredVectors, map_array, stored_vectors
 
 OpenSegments = Callable[[str, Sequence[Segment], int], Segments]
 """Of the index's folder, its segments and their dimensions."""
@@ -74,9 +74,7 @@ class Snapshot:
         self._metadata: Metadata = Metadata(folder, manifest.parts, earlier)
         self.columns = Columns(root, self._metadata)
         self._removal = Removal(self._metadata, self.columns)
-        self._vectors = {
-            modality: stored_vectors(root, manifest, modality) for modality in MODALITIES
-        }
+        self._vectors = stored_vectors(root, manifest)
         self.groups: np.ndarray = _groups(folder, manifest)
         """int64 [num_rows]: the smallest row number of each row's near duplicates."""
         self._remove(tombstones)
@@ -127,11 +125,12 @@ class Snapshot:
             )
         queries = np.ascontiguousarray(vectors, np.float32)
         k = min(k, self.num_rows)
-        stored = self._vectors[modality]
+        stored = self._stored(modality)
         if allowed is not None:
             assert allowed.shape == (self.num_rows,), allowed.shape
             allowed = allowed & ~self.removed
-            if stored is not None and np.count_nonzero(allowed) <= self.max_exact:
+            is_few = np.count_nonzero(allowed) <= self.max_exact
+            if is_few and stored is not None and stored.is_local:
                 return search_exactly_among(stored, np.flatnonzero(allowed), queries, k)
         among = self._shown if allowed is None else self._by_segment(allowed)
         answers = self.segments.search(queries, k, modality, among)
@@ -156,21 +155,20 @@ class Snapshot:
 
     def hits(self, rows: np.ndarray, similarities: np.ndarray) -> list[Hit]:
         """One query's answers, in their order; places that are -1 left out."""
-        return [
-            self._hit(rank, float(similarity), int(row))
-            for rank, (row, similarity) in enumerate(zip(rows, similarities, strict=True), 1)
-            if row >= 0
-        ]
+        is_there = rows >= 0
+        rows, similarities = rows[is_there], similarities[is_there]
+        known = zip(rows.tolist(), similarities.tolist(), self._metadata.rows_at(rows), strict=True)
+        return [self._hit(rank, *one) for rank, one in enumerate(known, 1)]
 
     def vectors(self, rows: np.ndarray, modality: Modality) -> np.ndarray:
         """[len(rows), d] float32, as embedded."""
-        stored = self._vectors[modality]
-        if stored is None:
+        if self._vectors is None:
             raise InputError(
-                f"{embeddings_url(self.root, self.manifest.encoder)}: the vectors are not there; "
-                f"make them with `carrara embed {self.root} --encoder {self.manifest.encoder}`"
+                f"{embeddings_url(self.root, self.manifest.encoder)}: not there, or others than "
+                f"the index by {self.manifest.encoder!r} was made of; run `carrara embed` and "
+                f"`carrara index` on {self.root}"
             )
-        return stored.take(np.asarray(rows, np.int64)).astype(np.float32)
+        return self._vectors[modality].take(np.asarray(rows, np.int64)).astype(np.float32)
 
     def read_images(self, hits: Sequence[Hit]) -> dict[str, bytes]:
         """The encoded pictures of these hits, by uid; those that were taken down are left out."""
@@ -213,7 +211,7 @@ class Snapshot:
         similarities, ids = answer
         start, end = self._starts[number : number + 2]
         rows = np.where(ids < 0, -1, ids + start)
-        stored, k = self._vectors[modality], ids.shape[1]
+        stored, k = self._stored(modality), ids.shape[1]
         num = end - start if allowed is None else allowed.num
         short = np.flatnonzero((ids[:, : min(k, num)] < 0).any(axis=1))
         if len(short) and stored is not None:
@@ -223,11 +221,13 @@ class Snapshot:
             )
         return similarities, rows
 
+    def _stored(self, modality: Modality) -> StoredVectors | None:
+        return None if self._vectors is None else self._vectors[modality]
+
     def _by_segment(self, allowed: np.ndarray) -> "list[AllowedRows | None]":
         return [AllowedRows(rows) for rows in np.split(allowed, self._starts[1:-1])]
 
-    def _hit(self, rank: int, similarity: float, row: int) -> Hit:
-        metadata = self._metadata.row(row)
+    def _hit(self, rank: int, row: int, similarity: float, metadata: dict[str, object]) -> Hit:
         return Hit(
             rank=rank,
             similarity=similarity,

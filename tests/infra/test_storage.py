@@ -26,6 +26,18 @@ def test_what_is_published_is_read_back(place: str) -> None:
     assert storage.read_bytes(url) == b"chips"
 
 
+def test_a_range_is_read_alone_and_a_version_tells_of_another_file(place: str) -> None:
+    url = storage.join(place, "a.bin")
+    assert storage.version(url) is None
+    storage.publish_bytes(url, b"marble")
+    assert storage.read_range(url, 1, 4) == b"arb"
+    assert storage.read_range(url, 4, 100) == b"le"
+    before = storage.version(url)
+    assert storage.version(url) == before is not None
+    storage.publish_bytes(url, b"garble")
+    assert storage.version(url) != before
+
+
 def test_a_writer_that_fails_leaves_what_was_there(place: str) -> None:
     url = storage.join(place, "a.bin")
     storage.publish_bytes(url, b"before")

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus import write_columns
+from infra.cluster import Workers
+from infra.errors import ShortfallError
+from pipeline import forget
+from pipeline.corpus import shard_url, write_columns
 from pipeline.takedown.tombstones import (
     Kind,
     Tombstone,
@@ -82,6 +85,17 @@ def test_a_removed_row_is_not_found_by_its_uid(corpus: Any) -> None:
     retriever.refresh()
     assert retriever.row_of(corpus.uids[44]) is None
     assert retriever.row_of("0" * 32) is None
+
+
+def test_it_is_live_before_forget_has_rewritten_anything(corpus: Any) -> None:
+    retriever = Retriever.open(corpus.root)
+    Path(shard_url(corpus.root, "00001")).unlink()
+    with pytest.raises(ShortfallError, match="00001"):
+        forget.run(
+            forget.Config(root=corpus.root, uid=(corpus.uids[40],), workers=Workers(local=True))
+        )
+    assert retriever.refresh()
+    assert answered(retriever) == set(range(50)) - {40}
 
 
 def test_what_is_taken_back_is_answered_with_again(corpus: Any) -> None:

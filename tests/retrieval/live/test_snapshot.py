@@ -1,13 +1,17 @@
 """Segments that answer as one, against brute force over the stored vectors."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.errors import InputError
 from pipeline.takedown.tombstones import Tombstone, add_tombstones
 from retrieval import index
 from retrieval.live import exact
@@ -76,3 +80,39 @@ def test_exactly_k_of_the_rows_that_may_be_shown(
         if is_exact:
             true = np.sort((corpus.image.astype(np.float32) @ query)[may])[::-1][:num]
             assert near == pytest.approx(true, abs=2e-6)
+
+
+def test_an_index_on_an_object_store_answers_as_a_local_one(
+    tmp_path: Path, make_embedded: Callable[..., Any], s3_bucket: str
+) -> None:
+    corpus = make_embedded(tmp_path / "corpus", 50, 30)
+    index.run(index.Config(root=corpus.root, num_queries=5))
+    fsspec.filesystem("s3").put(corpus.root, f"{s3_bucket}/corpus", recursive=True)
+    here, there = Retriever.open(corpus.root), Retriever.open(f"{s3_bucket}/corpus")
+    queries = corpus.text[:3].astype(np.float32)
+    allowed = here.select("width < 9")
+    assert (there.select("width < 9") == allowed).all()
+    for mask in (None, allowed):
+        (hits, *_), (same, *_) = (one.search(queries, 7, "image", mask) for one in (here, there))
+        assert hits == same
+    assert here.read_images(hits) == there.read_images(hits)
+    rows = np.array([79, 3, 4, 48, 3, 51])
+    assert (there.vectors(rows, "text") == here.vectors(rows, "text")).all()
+    add_tombstones(there.root, [Tombstone("uid", hits[0].uid, None, "", "")])
+    assert there.refresh()
+    assert there.search(queries, 7, "image", allowed)[0][0].uid == hits[1].uid
+
+
+def test_vectors_of_other_embeddings_than_the_index_was_made_of_are_refused(
+    tmp_path: Path, make_embedded: Callable[..., Any]
+) -> None:
+    corpus = make_embedded(tmp_path / "corpus", 20)
+    index.run(index.Config(root=corpus.root, num_queries=5))
+    manifest = Path(corpus.folder, "manifest.json")
+    text = manifest.read_text()
+    digest = next(iter(json.loads(text)["files"].values()))
+    manifest.write_text(text.replace(digest, "0" * 64))
+    retriever = Retriever.open(corpus.root)
+    assert len(retriever.search(corpus.image[:1].astype(np.float32), 5)[0]) == 5
+    with pytest.raises(InputError, match="others than the index"):
+        retriever.vectors(np.array([0]), "image")
