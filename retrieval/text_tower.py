@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from infra.errors import ConflictError, InputError
 from infra.records import read_record
 from retrieval.encoder import TEXT_BATCH, Encoder
-from retrieval.text_transformer import Architecture, TextTransformer
+from retrieval.text_bag import Architecture, TextBag
 from retrieval.towers import TOWERS
 from retrieval.weights import sha256
 
@@ -48,7 +48,7 @@ class EmbeddedTower:
         self._config = read_record(str(folder / "tower.json"), TowerConfig)
         self.languages: Sequence[str] = self._config.languages
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._model = TextTransformer(self._config.architecture).eval()
+        self._model = TextBag(self._config.architecture).eval()
         # Stored as float16; copied into float32 here.
         self._model.load_state_dict(load_file(self._weights))
 

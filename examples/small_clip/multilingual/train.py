@@ -24,20 +24,20 @@ from examples.small_clip.multilingual.names import LANGUAGES
 from examples.small_clip.multilingual.pieces import learn_pieces, shuffled_batches
 from retrieval.embeddings import EMBEDDED_ENCODER
 from retrieval.encoder import load_encoder
+from retrieval.text_bag import Architecture, TextBag
 from retrieval.text_tower import TowerConfig
-from retrieval.text_transformer import Architecture, TextTransformer
 
 VOCAB_SIZE = 16_000
-WIDTH, LAYERS, HEADS = 128, 2, 4
+HIDDEN = 512
 CONTEXT_LENGTH = 32
 BATCH_SIZE = 512
 LEARNING_RATE = 3e-3
-WARMUP_STEPS = 200
+PIECES_LEARNING_RATE = 1e-2
+WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.05
 DROPOUT = 0.1
 NAMING_WEIGHT = 0.3
 TEMPERATURE = 0.05
-MAX_GRADIENT = 1.0
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("cldr", type=Path, help="where both packages were unpacked")
     parser.add_argument("--validation", action="store_true")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder = arguments.work / ("multilingual" + "-validation" * arguments.validation)
@@ -61,9 +61,7 @@ def main() -> None:
         languages=list(LANGUAGES),
         architecture=Architecture(
             vocab_size=tokenizer.get_vocab_size(),
-            width=WIDTH,
-            layers=LAYERS,
-            heads=HEADS,
+            hidden=HIDDEN,
             context_length=CONTEXT_LENGTH,
             embed_dim=teacher.dim,
         ),
@@ -71,20 +69,20 @@ def main() -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tower.json").write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
     torch.manual_seed(arguments.seed)
-    model = TextTransformer(config.architecture, DROPOUT)
+    model = TextBag(config.architecture, DROPOUT)
     train(model, tokenizer, lessons, folder / "checkpoint.pt", arguments.epochs, arguments.seed)
 
 
 def train(
-    model: TextTransformer,
+    model: TextBag,
     tokenizer: Tokenizer,
     lessons: Lessons,
     checkpoint: Path,
     num_epochs: int,
     seed: int,
 ) -> None:
-    optimizer = make_optimizer(model)
-    num_done = resume(checkpoint, model, optimizer)
+    optimizers = make_optimizers(model)
+    num_done = resume(checkpoint, model, optimizers)
     batches_per_epoch = math.ceil(len(lessons.texts) / BATCH_SIZE)
     for epoch in range(num_done, num_epochs):
         start = time.monotonic()
@@ -93,21 +91,28 @@ def train(
         sums = np.zeros(2)
         batches = shuffled_batches(tokenizer, lessons.texts, BATCH_SIZE, generator)
         for step, (places, tokens) in enumerate(batches, start=epoch * batches_per_epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, num_epochs * batches_per_epoch)
-            distance, surprise = losses(model(tokens), lessons, places)
-            optimizer.zero_grad()
+            share = share_of_rate(step, num_epochs * batches_per_epoch)
+            distance, surprise = losses(model(drop_pieces(tokens)), lessons, places)
+            model.zero_grad()
             (distance + NAMING_WEIGHT * surprise).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = share * optimizer.defaults["lr"]
+                optimizer.step()
             sums += (distance.item(), surprise.item())
-        save(checkpoint, model, optimizer, epoch + 1)
+        save(checkpoint, model, optimizers, epoch + 1)
         distance_now, surprise_now = sums / batches_per_epoch
         print(
             f"epoch {epoch + 1}: 1 - cosine {distance_now:.4f}, naming {surprise_now:.3f}, "
             f"{time.monotonic() - start:.0f} s",
             flush=True,
         )
+
+
+def drop_pieces(tokens: torch.Tensor) -> torch.Tensor:
+    """Some become padding, but never a text's first: what is left must be enough to tell."""
+    dropped = torch.rand(tokens.shape) < DROPOUT
+    dropped[:, 0] = False
+    return tokens.masked_fill(dropped, 0)
 
 
 def losses(
@@ -124,44 +129,39 @@ def losses(
     return distance, -(torch.from_numpy(shares) * likelihoods).sum(dim=1).mean()
 
 
-def make_optimizer(model: TextTransformer) -> torch.optim.AdamW:
-    """Decay for the layers' matrices only: a rare piece's embedding must not fade between its
-    texts."""
-    named = list(model.named_parameters())
-    decays = [p for name, p in named if p.dim() > 1 and "embedding" not in name]
-    others = [p for name, p in named if p.dim() == 1 or "embedding" in name]
-    return torch.optim.AdamW(
-        [
-            {"params": decays, "weight_decay": WEIGHT_DECAY},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=LEARNING_RATE,
-        betas=(0.9, 0.98),
-    )
+def make_optimizers(model: TextBag) -> list[torch.optim.Optimizer]:
+    """Each piece is stepped by its own batches alone: a rare one must not fade in between."""
+    others = [each for name, each in model.named_parameters() if not name.startswith("pieces.")]
+    return [
+        torch.optim.SparseAdam(model.pieces.parameters(), PIECES_LEARNING_RATE, betas=(0.9, 0.99)),
+        torch.optim.AdamW(others, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY),
+    ]
 
 
-def learning_rate(step: int, num_steps: int) -> float:
-    """Warm-up, then a cosine to zero."""
+def share_of_rate(step: int, num_steps: int) -> float:
+    """Warm-up, then a cosine from 1 to 0."""
     warmup = min(1.0, (step + 1) / WARMUP_STEPS)
-    return LEARNING_RATE * warmup * (1 + math.cos(math.pi * step / num_steps)) / 2
+    return warmup * (1 + math.cos(math.pi * step / num_steps)) / 2
 
 
-def resume(checkpoint: Path, model: TextTransformer, optimizer: torch.optim.Optimizer) -> int:
+def resume(checkpoint: Path, model: TextBag, optimizers: list[torch.optim.Optimizer]) -> int:
     """How many epochs are done."""
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, weights_only=True)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     return int(state["num_epochs"])
 
 
 def save(
-    checkpoint: Path, model: TextTransformer, optimizer: torch.optim.Optimizer, num_epochs: int
+    checkpoint: Path, model: TextBag, optimizers: list[torch.optim.Optimizer], num_epochs: int
 ) -> None:
     partial = checkpoint.with_suffix(".partial")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state | {"num_epochs": num_epochs}, partial)
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"model": model.state_dict(), "optimizers": states, "num_epochs": num_epochs}
+    torch.save(state, partial)
     partial.replace(checkpoint)
 
 
