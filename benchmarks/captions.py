@@ -17,7 +17,7 @@ import argparse
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -169,23 +169,25 @@ def _half(values: np.ndarray) -> float:
 
 def show_policy(pairs: Pairs, num_seeds: int) -> None:
     """What rules drop: of the wrong pairs, of the sound ones, and of the sound ones unseen."""
-    print("\ndropped, in percent:  wrong / sound / sound and unseen")
     cases = [("random swap", rate) for rate in POLICY_RATES]
     cases += [(kind, 0.2) for kind in list(KINDS)[1:]]
+    shares: dict[str, dict[str, list[list[float]]]] = {}
     for kind, rate in cases:
-        shares: Mapping[str, list[list[float]]] = defaultdict(list)
+        case = f"{kind} {rate:.0%}"
         for seed in range(num_seeds):
             texts, is_wrong = corrupt(pairs, kind, rate, seed)
             for name, keep in rules(pairs.images, texts).items():
                 groups = (is_wrong, ~is_wrong, ~is_wrong & ~pairs.is_seen)
-                shares[name].append(
-                    [(~keep)[group].mean() if group.any() else np.nan for group in groups]
-                )
-        line = "".join(
-            f"   {name} " + " / ".join(f"{100 * share:.1f}" for share in np.mean(values, axis=0))
-            for name, values in shares.items()
-        )
-        print(f"{f'{kind} {rate:.0%}':22}{line}")
+                found = shares.setdefault(name, {}).setdefault(case, [])
+                found.append([(~keep)[group].mean() if group.any() else 0.0 for group in groups])
+    print("\ndropped, in percent: wrong / sound / sound and unseen")
+    print(f"{'':22}" + "".join(f"{name:>24}" for name in shares))
+    for case in next(iter(shares.values())):
+        cells = [
+            " / ".join(f"{100 * share:.1f}" for share in np.mean(found[case], axis=0))
+            for found in shares.values()
+        ]
+        print(f"{case:22}" + "".join(f"{cell:>24}" for cell in cells))
 
 
 def rules(images: np.ndarray, texts: np.ndarray) -> dict[str, np.ndarray]:
@@ -194,9 +196,9 @@ def rules(images: np.ndarray, texts: np.ndarray) -> dict[str, np.ndarray]:
     found = score_corpus(index, images, texts)
     mismatch = fit(index, np.arange(num), K_MAX, TEMPERATURE).mismatch(found)
     return {
-        "mismatch < 0.5:": mismatch < 0.5,
-        "rank < 5% of all:": found.rank_image < min(0.05 * num, K_MAX),
-        "s-CLIPLoss above the lowest tenth:": found.clip_loss >= np.quantile(found.clip_loss, 0.1),
+        "mismatch < 0.5": mismatch < 0.5,
+        "rank < 5% of all": found.rank_image < min(0.05 * num, K_MAX),
+        "lowest tenth, s-CLIP": found.clip_loss >= np.quantile(found.clip_loss, 0.1),
     }
 
 
