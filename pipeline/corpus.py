@@ -71,6 +71,15 @@ class Shard(BaseModel):
     """Of the parquet."""
 
 
+class Extension(BaseModel):
+    """A further list whose shards were added to a corpus."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input_digest: str
+    num_shards: int
+
+
 class Manifest(BaseModel):
     """What a corpus holds and what it was made from."""
 
@@ -84,6 +93,8 @@ class Manifest(BaseModel):
     shards: list[Shard]
     counts: dict[str, int]
     """Rows of the input by status or reason."""
+    extensions: list[Extension] = []
+    """In the order of their shards, which come after those of the input."""
 
     @cached_property
     def digest(self) -> str:

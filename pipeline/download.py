@@ -12,7 +12,7 @@ retry`) is staged first: until it is whole, the corpus stays what it was.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import Field, field_validator
@@ -20,15 +20,14 @@ from pydantic import Field, field_validator
 from infra import storage
 from infra.cluster import Workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
-from infra.errors import ConflictError, DamagedError, ShortfallError
-from infra.stamp import differences
+from infra.errors import ShortfallError
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
+    Extension,
     Manifest,
     manifest_url,
-    read_manifest,
     write_manifest,
 )
 from pipeline.downloading import worklist
@@ -39,9 +38,10 @@ from pipeline.downloading.download_workers import (
     run_workers,
     spelled,
 )
+from pipeline.downloading.held import extendable, finished, held_manifest, is_of, own_shards
 from pipeline.downloading.pair_rows import PairColumns
 from pipeline.downloading.pairs import ListFormat, PairList, open_pairs
-from pipeline.downloading.worklist import Plan, ShardRecord
+from pipeline.downloading.worklist import Plan, PlanKind, ShardRecord, kept_uids
 from pipeline.fetching.fetch_settings import FetchSettings
 from pipeline.pixels.pixel_settings import PixelSettings
 
@@ -86,11 +86,12 @@ class Config(PixelSettings, FetchSettings, DecodingSettings, StageConfig):
     where not one host can be reached; 0: go on whatever happens."""
     thread_count: Annotated[int, EXECUTION_ONLY, Field(ge=1)] = 64
     """Connections that each worker has open at once (img2dataset has a thread for each)."""
-    incremental_mode: Annotated[Literal["incremental", "overwrite", "retry"], EXECUTION_ONLY] = (
-        "incremental"
-    )
+    incremental_mode: Annotated[
+        Literal["incremental", "overwrite", "retry", "extend"], EXECUTION_ONLY
+    ] = "incremental"
     """incremental: go on where a run stopped; overwrite: as --overwrite; retry: of a finished
-    corpus, fetch the rows again that failed for a reason that may pass."""
+    corpus, fetch the rows again that failed for a reason that may pass; extend: add the shards of
+    this list to the finished corpus of another."""
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
     """Replace another list's corpus in ROOT, and all that was computed from it."""
     workers: Annotated[Workers, EXECUTION_ONLY] = Workers()
@@ -136,14 +137,15 @@ def run(config: Config) -> Summary:
         worklist.install(config.root, DERIVED)  # what a killed command had already completed
         pairs = open_pairs(config.url_list, config.columns, config.input_format)
         input_digest = pairs.digest()
-        held = _finished(config, input_digest)
+        extended = _extended(config, input_digest)
+        held = None if extended else finished(config, input_digest)
         if held is not None and config.incremental_mode == "retry":
-            manifest = _refetch(config, pairs, held)
+            manifest = _refetch(config, pairs, held, input_digest)
         elif held is not None:
             storage.remove(worklist.folder_url(config.root))
             manifest = held
         else:
-            manifest = _download(config, pairs, input_digest)
+            manifest = _download(config, pairs, input_digest, extended)
     num_rows = sum(manifest.counts.values())
     return Summary(
         stage="download",
@@ -161,6 +163,11 @@ def run(config: Config) -> Summary:
     )
 
 
+def _extended(config: Config, input_digest: str) -> Manifest | None:
+    is_asked_for = config.incremental_mode == "extend"
+    return extendable(config, input_digest) if is_asked_for else None
+
+
 def _check_blocklists(config: Config) -> None:
     """Here, where a mistake is one line, and not in each worker."""
     from pipeline.takedown.blocklists import load_blocklist
@@ -169,58 +176,19 @@ def _check_blocklists(config: Config) -> None:
         load_blocklist(blocklist)
 
 
-def _finished(config: Config, input_digest: str) -> Manifest | None:
-    """The manifest of this very corpus if it is whole; raises where ROOT holds another."""
-    root = config.root
-    manifest = _read_held_manifest(config)
-    held = manifest or worklist.read_plan(root)
-    if held and _is_of(held, config, input_digest):
-        is_whole = manifest and len(worklist.whole_shards(root, manifest.shards)) == len(
-            manifest.shards
-        )
-        return manifest if is_whole else None
-    has_shards = bool(storage.list_names(storage.join(root, "shards")))
-    if (held or has_shards) and not config.overwrites:
-        what = _difference(held, config, input_digest) if held else "shards of unknown origin"
-        raise ConflictError(
-            f"{root}: holds {what}; choose another ROOT or replace what is there with --overwrite"
-        )
-    return None
-
-
-def _read_held_manifest(config: Config) -> Manifest | None:
-    if not storage.exists(manifest_url(config.root)):
-        return None
-    try:
-        return read_manifest(config.root)
-    except DamagedError:
-        if config.overwrites:
-            return None
-        raise
-
-
-def _is_of(held: Manifest | Plan, config: Config, input_digest: str) -> bool:
-    return (held.input_digest, held.config_digest) == (input_digest, config.digest())
-
-
-def _difference(held: Manifest | Plan, config: Config, input_digest: str) -> str:
-    if held.input_digest != input_digest:
-        return (
-            f"the corpus of another list (digest {held.input_digest}, that of {config.url_list} is "
-            f"{input_digest})"
-        )
-    changed = "; ".join(differences(held.config, config.identity()))
-    return f"this list's corpus with another configuration ({changed})"
-
-
-def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
-    plan = _plan(config, pairs, input_digest)
+def _download(
+    config: Config, pairs: PairList, input_digest: str, extended: Manifest | None
+) -> Manifest:
+    plan = _plan(config, pairs, input_digest, extended)
     root = config.root
     records = worklist.read_records(root, plan)
     slices = worklist.slices(root, plan)
     records |= run_workers(config, partial(make_downloader, config, plan), slices, records)
-    manifest = _manifest(config, input_digest, [records[part.name] for part in slices])
-    _check_any_success(config, plan, manifest.counts)
+    made = [records[part.name] for part in slices]
+    _check_any_success(config, plan, _counts(made))
+    if extended is not None:
+        return _install(root, _joined(extended, input_digest, made))
+    manifest = _manifest(config, input_digest, made)
     if plan.is_staged:
         storage.remove(storage.join(root, "quarantine"))
         return _install(root, manifest)
@@ -229,25 +197,45 @@ def _download(config: Config, pairs: PairList, input_digest: str) -> Manifest:
     return manifest
 
 
-def _refetch(config: Config, pairs: PairList, held: Manifest) -> Manifest:
+def _joined(extended: Manifest, input_digest: str, made: Sequence[ShardRecord]) -> Manifest:
+    counts = Counter(extended.counts) + _counts(made)
+    extension = Extension(input_digest=input_digest, num_shards=len(made))
+    return _changed(
+        extended,
+        shards=[*extended.shards, *(record.shard for record in made)],
+        counts=dict(counts.most_common()),
+        extensions=[*extended.extensions, extension],
+    )
+
+
+def _refetch(config: Config, pairs: PairList, held: Manifest, input_digest: str) -> Manifest:
     from pipeline.downloading.refetch import Refetch
 
     root = config.root
+    own = own_shards(held, input_digest)
     plan = worklist.read_plan(root)
-    if plan is None or plan.kind != "retry" or not _is_of(plan, config, held.input_digest):
-        plan = _new_plan(config, pairs, held.input_digest, "retry")
+    if plan is None or plan.kind != "retry" or not is_of(plan, config, input_digest):
+        plan = _new_plan(config, pairs, input_digest, "retry", own.start)
         worklist.write_plan(root, plan)
-    records = worklist.read_records(root, plan, held.shards)
+    shards = [held.shards[number] for number in own]
+    records = worklist.read_records(root, plan, shards)
     slices = worklist.slices(root, plan)
-    items = [
-        Refetch(shard, part, held.digest) for shard, part in zip(held.shards, slices, strict=True)
-    ]
+    items = [Refetch(shard, part, held.digest) for shard, part in zip(shards, slices, strict=True)]
+    before = _counts([worklist.recount(root, shard) for shard in shards])
     records |= run_workers(config, partial(make_refetcher, config, plan), items, records)
-    found = _manifest(config, held.input_digest, [records[item.name] for item in items])
-    if found.shards == held.shards:
+    made = [records[item.name] for item in items]
+    found = [record.shard for record in made]
+    if found == shards:
         storage.remove(worklist.folder_url(root))
         return held
-    return _install(root, found)
+    counts = Counter(held.counts) - before + _counts(made)
+    all_shards = [*held.shards[: own.start], *found, *held.shards[own.stop :]]
+    return _install(root, _changed(held, shards=all_shards, counts=dict(counts.most_common())))
+
+
+def _changed(manifest: Manifest, **fields: Any) -> Manifest:
+    # Not a copy: that would bring the old digest along, once it has been asked for.
+    return Manifest(**dict(manifest) | fields)
 
 
 def _install(root: str, manifest: Manifest) -> Manifest:
@@ -258,18 +246,21 @@ def _install(root: str, manifest: Manifest) -> Manifest:
 
 
 def _manifest(config: Config, input_digest: str, records: Sequence[ShardRecord]) -> Manifest:
-    counts = sum((Counter(record.counts) for record in records), Counter[str]())
     return Manifest(
         stage="download",
         config=config.identity(),
         config_digest=config.digest(),
         input_digest=input_digest,
         shards=[record.shard for record in records],
-        counts=dict(counts.most_common()),
+        counts=dict(_counts(records).most_common()),
     )
 
 
-def _plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
+def _counts(records: Sequence[ShardRecord]) -> Counter[str]:
+    return sum((Counter(record.counts) for record in records), Counter[str]())
+
+
+def _plan(config: Config, pairs: PairList, input_digest: str, extended: Manifest | None) -> Plan:
     """The plan of an interrupted run of the same, else a new one.
 
     A new one leaves another list's corpus as it is until its own is whole; of its own corpus,
@@ -277,9 +268,14 @@ def _plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
     """
     root = config.root
     plan = worklist.read_plan(root)
-    if plan is None or plan.kind == "retry" or not _is_of(plan, config, input_digest):
-        held = _read_held_manifest(config)
-        is_same = held is not None and _is_of(held, config, input_digest)
+    if extended is not None:
+        if plan is None or plan.extends != extended.digest or not is_of(plan, config, input_digest):
+            plan = _new_plan(config, pairs, input_digest, "extend", len(extended.shards), extended)
+            worklist.write_plan(root, plan)
+        return plan
+    if plan is None or plan.kind in ("retry", "extend") or not is_of(plan, config, input_digest):
+        held = held_manifest(config)
+        is_same = held is not None and is_of(held, config, input_digest)
         has_shards = bool(storage.list_names(storage.join(root, "shards")))
         is_other = not is_same and (held is not None or has_shards)
         plan = _new_plan(config, pairs, input_digest, "overwrite" if is_other else "new")
@@ -293,18 +289,26 @@ def _plan(config: Config, pairs: PairList, input_digest: str) -> Plan:
 
 
 def _new_plan(
-    config: Config, pairs: PairList, input_digest: str, kind: Literal["new", "overwrite", "retry"]
+    config: Config,
+    pairs: PairList,
+    input_digest: str,
+    kind: PlanKind,
+    first_shard: int = 0,
+    extended: Manifest | None = None,
 ) -> Plan:
-    storage.remove(worklist.folder_url(config.root))
-    rows_a_slice = config.number_sample_per_shard
+    root, rows_a_slice = config.root, config.number_sample_per_shard
+    storage.remove(worklist.folder_url(root))
+    held = (kept_uids(root, shard) for shard in (extended.shards if extended else ()))
     return Plan(
         input_digest=input_digest,
         config=config.identity(),
         config_digest=config.digest(),
-        num_rows=worklist.write_slices(config.root, pairs, rows_a_slice),
+        num_rows=worklist.write_slices(root, pairs, rows_a_slice, first_shard, held),
         rows_a_slice=rows_a_slice,
         num_digits=config.oom_shard_count,
         kind=kind,
+        first_shard=first_shard,
+        extends=extended.digest if extended else None,
     )
 
 

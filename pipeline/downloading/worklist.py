@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
@@ -39,6 +40,8 @@ from pipeline.downloading.pairs import PairList
 
 DEDUP_MEMORY = "1GB"
 DUPLICATE = "duplicate"
+
+PlanKind = Literal["new", "overwrite", "retry", "extend"]
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,12 @@ class Plan(BaseModel):
     num_rows: int = 0
     rows_a_slice: int
     num_digits: int = 5
-    kind: Literal["new", "overwrite", "retry"] = "new"
-    """What the shards do: stand alone, replace another corpus, or better this one."""
+    kind: PlanKind = "new"
+    """What the shards do: stand alone, replace another corpus, better this one or extend it."""
+    first_shard: int = 0
+    """Number of the list's first shard within the corpus."""
+    extends: str | None = None
+    """Digest of the corpus that is extended."""
 
     @property
     def is_staged(self) -> bool:
@@ -95,15 +102,26 @@ def read_plan(root: str) -> Plan | None:
     return read_record(url, Plan) if storage.exists(url) else None
 
 
-def write_slices(root: str, pairs: PairList, rows_a_slice: int) -> int:
-    """Cut the list and return the number of its rows; nothing counts before `write_plan`."""
+def write_slices(
+    root: str,
+    pairs: PairList,
+    rows_a_slice: int,
+    first_shard: int = 0,
+    held: Iterable[pa.ChunkedArray] = (),
+) -> int:
+    """Cut the list and return the number of its rows; nothing counts before `write_plan`.
+
+    `held`: uids of pairs that the corpus has already, so that the list's are duplicates.
+    """
     num_rows = 0
     with (
         tempfile.TemporaryDirectory(prefix="carrara-") as spool,
         track("cut the list", None, "rows") as bar,
     ):
         seen = _SeenPairs(Path(spool))
-        for index, table in enumerate(_resliced(pairs.tables(), rows_a_slice)):
+        for uids in held:
+            seen.add(uids, -len(uids))
+        for index, table in enumerate(_resliced(pairs.tables(), rows_a_slice), first_shard):
             table = table.append_column("uid", _uids(table))
             seen.add(table["uid"], num_rows)
             storage.publish_table(_slice_url(root, index), table)
@@ -124,7 +142,7 @@ def slices(root: str, plan: Plan) -> list[Slice]:
         stop = min(start + plan.rows_a_slice, plan.num_rows)
         first, last = duplicates.searchsorted([start, stop])
         inside = tuple((duplicates[first:last] - start).tolist())
-        index = start // plan.rows_a_slice
+        index = plan.first_shard + start // plan.rows_a_slice
         cut.append(Slice(index, stop - start, inside, plan.num_digits))
     return cut
 
@@ -175,6 +193,12 @@ def recount(root: str, shard: Shard) -> ShardRecord:
     return record_of(shard, (reason or SUCCESS for reason in rows))
 
 
+def kept_uids(root: str, shard: Shard) -> pa.ChunkedArray:
+    """Of its rows that have a picture."""
+    rows = read_rows(root, shard, ["uid", "status"])
+    return rows.filter(pc.equal(rows["status"], SUCCESS))["uid"]
+
+
 def record_of(shard: Shard, reasons: Iterable[str]) -> ShardRecord:
     return ShardRecord(shard=shard, counts=dict(sorted(Counter(reasons).items())))
 
@@ -191,8 +215,10 @@ def install(root: str, derived: Sequence[str]) -> Manifest | None:
     if not storage.exists(url):
         return None
     manifest, plan = read_record(url, Manifest), read_plan(root)
-    storage.remove(manifest_url(root))
-    for folder in derived if plan is not None and plan.kind == "overwrite" else ():
+    kind = plan.kind if plan is not None else None
+    if kind != "extend":  # which changes nothing that is there
+        storage.remove(manifest_url(root))
+    for folder in derived if kind == "overwrite" else ():
         storage.remove(storage.join(root, folder))
     staged = folder_url(root, "staged")
     for file in sorted(storage.list_files(staged)):
@@ -249,9 +275,9 @@ class _SeenPairs:
         self._database.unregister("batch")
 
     def duplicates(self) -> pa.Table:
-        """Rows after the first of their uid, in order."""
+        """Rows after the first of their uid, in order; what was there before has negative ones."""
         ranked = "SELECT row, row_number() OVER (PARTITION BY uid ORDER BY row) AS nth FROM seen"
-        query = f"SELECT row FROM ({ranked}) WHERE nth > 1 ORDER BY row"
+        query = f"SELECT row FROM ({ranked}) WHERE nth > 1 AND row >= 0 ORDER BY row"
         found = self._database.sql(query).to_arrow_table()
         self._database.close()
         return found
