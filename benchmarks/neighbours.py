@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--num-rows", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--kind", default="HNSW32")
-    parser.add_argument("--num-workers", type=int, default=2)
+    parser.add_argument("--num-workers", type=int, default=2, help="0: without Ray")
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
     sizes = (arguments.num_rows, 2 * arguments.num_rows)
@@ -54,7 +54,7 @@ def main() -> None:
             seconds[size].append(score_anew(root, arguments.num_workers))
             learning[size].append(learn(root))
     print(
-        f"{arguments.kind}, {arguments.dim} numbers, {arguments.num_workers} workers on Ray, "
+        f"{arguments.kind}, {arguments.dim} numbers, {arguments.num_workers} workers on Ray (0: none), "
         f"{os.cpu_count()} cores, medians of {arguments.repeats}"
     )
     print(f"{'rows':>10}{'score, s':>12}{'of it mix, s':>14}{'s for 1,000 beside':>20}")
@@ -97,7 +97,7 @@ def _write_rows(root: str, encoder: str) -> None:
 
 def score_anew(root: str, num_workers: int) -> float:
     storage.remove(storage.join(root, "columns"))
-    workers = Workers(num_workers=num_workers)
+    workers = Workers(num_workers=num_workers) if num_workers else Workers(local=True)
     start = time.perf_counter()
     score.run(score.Config(root=root, signals=("neighbours",), workers=workers))
     return time.perf_counter() - start
