@@ -54,8 +54,8 @@ def main() -> None:
             seconds[size].append(score_anew(root, arguments.num_workers))
             learning[size].append(learn(root))
     print(
-        f"{arguments.kind}, {arguments.dim} numbers, {arguments.num_workers} workers on Ray (0: none), "
-        f"{os.cpu_count()} cores, medians of {arguments.repeats}"
+        f"{arguments.kind}, {arguments.dim} numbers, {arguments.num_workers or 'no'} workers on "
+        f"Ray, {os.cpu_count()} cores, medians of {arguments.repeats}"
     )
     print(f"{'rows':>10}{'score, s':>12}{'of it mix, s':>14}{'s for 1,000 beside':>20}")
     beside = {}
