@@ -100,7 +100,8 @@ def _listener(config: Config) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         # Of a name that can't be resolved the number is negative, and no system error's.
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
         raise ConfigError(
             f"{place}: can't listen there ({reason}); choose another port, or end what "
             "listens there already"

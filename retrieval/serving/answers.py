@@ -101,12 +101,8 @@ def offset_of(cursor: str, question: Question) -> int:
 
 def _identity(question: Question) -> str:
     """Of all that decides the order of the hits; how many come at once does not."""
-    asked = question.model_dump(mode="json", exclude={"k", "offset", "terms"})
-    terms = [
-        [
-            term.model_dump(mode="json", exclude={"image"}),
-            hashlib.sha256(term.image or b"").hexdigest(),
-        ]
-        for term in question.terms
-    ]
-    return digest_of([asked, terms])
+    pictures = [hashlib.sha256(term.image or b"").hexdigest() for term in question.terms]
+    asked = question.model_dump_json(
+        exclude={"k": True, "offset": True, "terms": {"__all__": {"image"}}}
+    )
+    return digest_of([asked, pictures])

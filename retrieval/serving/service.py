@@ -25,6 +25,9 @@ NUM_FETCHES = 16
 MAX_QUICK = 500
 """Hits; a question that reaches further would hold up the others of its batch."""
 
+MAX_QUICK_AREA = 4_000_000
+"""Pixels; a larger picture takes so long to decode that it would, too."""
+
 
 class Service:
     """Everything that is served, and who works for it."""
@@ -130,7 +133,13 @@ def check_picture(data: bytes, max_area: int) -> None:
         )
 
 
+def _area(picture: bytes) -> int:
+    header = read_header(picture)
+    assert header is not None, "was checked"
+    return header.width * header.height
+
+
 def _is_quick(question: Question) -> bool:
-    has_picture = any(term.image is not None for term in question.terms)
+    area = sum(_area(term.image) for term in question.terms if term.image is not None)
     reach = question.offset + question.k
-    return not has_picture and question.where is None and reach <= MAX_QUICK
+    return area <= MAX_QUICK_AREA and question.where is None and reach <= MAX_QUICK

@@ -55,7 +55,7 @@ class ServeSettings(Settings):
     max_wait_s: float = Field(default=20.0, gt=0)
     """A question that waited longer is refused with 503 instead of being answered too late."""
     num_threads: int = Field(default=4, ge=1)
-    """For questions with pictures or filters; those by words and vectors go in batches."""
+    """For questions with filters or large pictures; all others are answered in batches."""
     refresh_s: float = Field(default=2.0, gt=0)
     """How often to look for a new index or new takedowns."""
     fetch: Annotated[FetchSettings, Parameter(name="fetch")] = FETCH
