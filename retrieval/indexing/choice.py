@@ -215,14 +215,17 @@ def _frontier(
 
 
 def _quickest_first(frontier: Sequence[Measurement], promise: Promise, num_rows: int) -> list[str]:
-    """Kinds for all rows, of those that found enough; by the slower of both kinds of query."""
-    slowest: dict[str, float] = {}
-    short = {one.kind for one in frontier if one.recall_at_10 < promise.recall}
+    """Kinds for all rows, of those that keep the promise on some; by the slower of both kinds of
+    query."""
+    by_kind: dict[str, list[Measurement]] = {}
     for one in frontier:
-        if one.kind not in short:
-            assert one.p50_ms is not None
-            slowest[one.kind] = max(one.p50_ms, slowest.get(one.kind, 0.0))
-    return [for_rows(kind, num_rows) for kind in sorted(slowest, key=lambda kind: slowest[kind])]
+        by_kind.setdefault(one.kind, []).append(one)
+    slowest = {
+        for_rows(kind, num_rows): max(one.p50_ms or 0.0 for one in both)
+        for kind, both in by_kind.items()
+        if _keeps(both, promise)
+    }
+    return sorted(slowest, key=lambda kind: slowest[kind])
 
 
 def _keeps(measured: Sequence[Measurement], promise: Promise) -> bool:

@@ -103,7 +103,8 @@ def _listed_bytes(code: str, num_rows: int, lists: int, dim: int) -> float:
     num_places = num_rows + lists * BLOCK / 2
     if code == "RaBitQfs":
         return num_places * (dim / 8 + RABITQ_FACTORS)
-    return num_places * int(code[2 : code.index("x")]) / 2
+    # A code of 4 bits a part; 16 centroids of each part, which together are 16 vectors.
+    return num_places * int(code[2 : code.index("x")]) / 2 + 16 * 4 * dim
 
 
 def build_bytes(kind: str, num_rows: int, dim: int) -> float:

@@ -47,7 +47,9 @@ def _ladders(index: faiss.Index) -> Iterator[Iterator[Parameters]]:
     """Settings to try, each ladder from cheap to dear; the ladder that reaches highest first."""
     ivf = faiss.try_extract_index_ivf(_listed(index))
     if isinstance(index, faiss.IndexRefine):
-        for factor in K_FACTORS:
+        # More candidates than half the rows are no candidates.
+        most = max(K_FACTORS[-1], index.ntotal // (2 * RECALL_AT))
+        for factor in (one for one in K_FACTORS if one <= most):
             probes = _steps(1, ivf.nlist) if ivf is not None else [0]
             yield ({"k_factor": factor} | ({"nprobe": num} if num else {}) for num in probes)
     elif ivf is not None:
