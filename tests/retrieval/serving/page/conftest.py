@@ -4,7 +4,6 @@ A visit fails if the browser's console shows an error, or if anything is asked o
 than the service's.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -41,7 +40,7 @@ from retrieval.embeddings import EMBEDDED_ENCODER
 
 StartService = Callable[..., AbstractContextManager[httpx.Client]]
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+CHROMIUM = shutil.which("chromium")
 WINDOW = {"width": 1200, "height": 800}
 TIMEOUT_MS = 30_000
 """For what takes some milliseconds on a machine that has nothing else to do."""
@@ -150,9 +149,8 @@ class Visit:
         return self.page
 
     def settle(self) -> None:
-        grid = self.page.locator("#grid")
-        expect(grid).to_have_attribute("aria-busy", "false")
         expect(self.page.locator("#index option")).not_to_have_count(0)
+        expect(self.page.locator("#grid")).to_have_attribute("aria-busy", "false")
 
     def scroll_to_end(self) -> None:
         """Page after page, until there is no more."""

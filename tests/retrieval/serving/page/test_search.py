@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from playwright.sync_api import expect
 
 from pipeline import select
 from pipeline.corpus import Sample, read_selection
+from retrieval.asking.algebra import parse_algebra
 
 Visitor = Callable[..., Any]
 PLAIN = "dedup=false&uniqueUrls=false&safe=false"
@@ -61,7 +61,7 @@ def test_a_link_holds_the_query_and_every_switch(visitor: Visitor) -> None:
 
     second = visitor()
     again = second.open(page.url.removeprefix(page.evaluate("location.origin")).lstrip("/"))
-    assert second.captions == first.captions
+    assert second.captions[:40] == first.captions[:40]
     for name in ("Display full captions", "Display similarities", "Safe mode", "Display captions"):
         assert again.get_by_label(name).is_checked() == page.get_by_label(name).is_checked(), name
     assert again.get_by_label("Index", exact=True).input_value() == "again"
@@ -161,35 +161,33 @@ def test_algebra_becomes_chips_that_change_and_go(visit: Any) -> None:
     expect(page.locator("#intro")).to_be_visible()
 
 
-@pytest.mark.parametrize(
-    ("text", "terms"),
-    [
-        ("101 dalmatians", [["text", "101 dalmatians", 1]]),
-        ("t-shirt - C+", [["text", "t-shirt", 1], ["text", "C+", -1]]),
-        ("- cartoon + 2*cat", [["text", "cartoon", -1], ["text", "cat", 2]]),
-        ('"a \\"b\\" - c" + d', [["text", 'a "b" - c', 1], ["text", "d", 1]]),
-        (
-            "https://e.org/a.jpg - uid:00",
-            [["image_url", "https://e.org/a.jpg", 1], ["uid", "00", -1]],
-        ),
-        ("5* hotel", [["text", "5* hotel", 1]]),
-    ],
-)
-def test_the_page_reads_algebra_as_the_service_does(
-    visit: Any, text: str, terms: list[list[object]]
-) -> None:
-    from retrieval.asking.algebra import parse_algebra
-
+def test_the_page_reads_algebra_as_the_service_does(visit: Any) -> None:
+    lines = [
+        "101 dalmatians",
+        "t-shirt - C+",
+        "- cartoon + 2*cat + 0.5*dog",
+        '"a \\"b\\" - c" + d',
+        "https://e.org/a.jpg - uid:00",
+        "5* hotel",
+    ]
+    expected = [
+        [
+            [kind, value, term.weight]
+            for term in parse_algebra(line)
+            for kind, value in term.model_dump(exclude={"weight"}, exclude_none=True).items()
+        ]
+        for line in lines
+    ]
     page = visit.page
     page.goto("/")
-    script = "text => import('/web/question.js').then((module) => module.parseAlgebra(text))"
-    found = [[term["kind"], term["value"], term["weight"]] for term in page.evaluate(script, text)]
-    assert found == terms
-    assert [
-        [kind, value, term.weight]
-        for term in parse_algebra(text)
-        for kind, value in term.model_dump(exclude={"weight"}, exclude_none=True).items()
-    ] == terms
+    read = """async (lines) => {
+      const { parseAlgebra, typed } = await import("/web/question.js");
+      const words = lines.every((line) => parseAlgebra(typed(line))[0].value === line);
+      const terms = lines.map((line) => parseAlgebra(line).map(
+        ({ kind, value, weight }) => [kind, value, weight]));
+      return [terms, words];
+    }"""
+    assert page.evaluate(read, lines) == [expected, True]
 
 
 def test_details_tell_all_that_is_known_and_why(visit: Any, samples: list[Sample]) -> None:
@@ -239,13 +237,14 @@ def test_what_is_shown_is_saved_as_a_selection(visit: Any, page_root: str) -> No
 
 
 def test_where_the_service_saves_nothing_select_takes_the_file_downloaded(
-    visitor: Visitor, page_root: str, start_service: Any, tmp_path: Path
+    visitor: Visitor, page_root: str, samples: list[Sample], start_service: Any, tmp_path: Path
 ) -> None:
     with start_service(page_root) as client:
         visit = visitor(base=str(client.base_url))
-        page = visit.open("?query=face")
+        page = visit.open(f"?uid={samples[5].uid}")  # which needs no encoder
         page.locator("#download > summary").click()
         page.get_by_role("button", name="As a selection…").click()
+        page.get_by_role("dialog").get_by_label("Name").fill("face")
         with page.expect_download() as download:
             page.get_by_role("dialog").get_by_role("button", name="Download").click()
         assert download.value.suggested_filename == "face.toml"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -112,9 +113,9 @@ def test_where_filters_by_the_columns_offered(visit: Any) -> None:
 
 
 def test_another_index_and_another_service_can_be_asked(
-    visit: Any, page_root: str, start_service: Any
+    visit: Any, page_root: str, samples: list[Sample], start_service: Any
 ) -> None:
-    page = visit.open(f"?query=face&{PLAIN}")
+    page = visit.open(f"?uid={samples[5].uid}&{PLAIN}")  # which needs no encoder
     before = visit.captions[:40]
     page.get_by_label("Index", exact=True).select_option("again")
     page.wait_for_url(re.compile("index=again"))
@@ -140,7 +141,7 @@ def test_another_index_and_another_service_can_be_asked(
 
 
 def test_a_key_is_asked_for_and_kept_out_of_the_link(
-    visitor: Visitor, page_root: str, start_service: Any, tmp_path: Any
+    visitor: Visitor, page_root: str, samples: list[Sample], start_service: Any, tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys"
     keys.write_text("reader s3cret-and-long-enough\n")
@@ -148,7 +149,7 @@ def test_a_key_is_asked_for_and_kept_out_of_the_link(
         visit = visitor(base=str(client.base_url))
         visit.expected = "401"
         page = visit.page
-        page.goto("/?query=face&safe=false")
+        page.goto(f"/?uid={samples[5].uid}&safe=false")
         expect(page.get_by_role("alert").first).to_contain_text("API key")
         expect(page.get_by_label("Key, if it asks for one")).to_be_focused()
         page.keyboard.type("s3cret-and-long-enough")
