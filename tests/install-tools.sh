@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# The program that tests run beside Python: wget, which records a site as WARC.
+# The programs that tests run beside Python: wget, which records a site as WARC, and Chromium, which
+# opens the search page.
 # Installs what is missing where apt-get can; elsewhere says what to install.
 set -euo pipefail
 
 packages=()
-command -v wget >/dev/null || packages+=(wget)
+for program in wget chromium; do
+  command -v "$program" >/dev/null || packages+=("$program")
+done
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
