@@ -21,6 +21,7 @@ RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.dedup.grouping",
     "pipeline.pages.contact_sheet",
     "pipeline.fetching.fetch",
+    "pipeline.fetching.fetch_settings",
     "pipeline.picture_hash",
     "pipeline.pixels",
     "pipeline.score",
