@@ -59,6 +59,7 @@ def rendered(
         "hidden": answer.hidden,
         "notes": answer.notes,
         "cursor": None,
+        "copy": None,
     }
 
 

@@ -7,11 +7,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
-from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
@@ -20,6 +19,9 @@ from retrieval.serving.errors import add_handlers
 from retrieval.serving.intake import Intake
 from retrieval.serving.service import Service
 from retrieval.serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
 
 WEB = Path(__file__).parents[1] / "web"
 
@@ -45,7 +47,7 @@ PAGE_HEADERS = {
 }
 """Of the page: even if a hostile caption became markup, it could run and load nothing."""
 
-QUIET: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+QUIET: "TelemetryConfig" = {"tracing": False, "metrics": False, "logs": False}
 """What is told of requests is in /metrics."""
 
 

@@ -127,7 +127,7 @@ async def knn_service(request: Request, asked: KnnRequest) -> Response:
     """The samples nearest to words, a picture or an embedding."""
     service = _service(request)
     served = service.indices.named(asked.indice_name)
-    question = asked.question()
+    question = await service.prepared(served, asked.question())
     if asked.num_hits == 0:
         return json_response([])
     answer = await service.answer(served, question)

@@ -22,7 +22,7 @@ MAX_NUMBER = 1e6
 
 Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
 Uid = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-Extra = Literal["embedding", "thumbnail"]
+Extra = Literal["embedding", "thumbnail", "copy"]
 
 
 class Message(BaseModel):
@@ -94,14 +94,15 @@ class SearchRequest(QuestionMessage):
     """Which; none: the first."""
     cursor: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     """Of the answer to the same question: go on behind its last hit."""
-    with_: Annotated[list[Extra], Field(alias="with", max_length=2)] = []
-    """What to send along with each hit."""
+    with_: Annotated[list[Extra], Field(alias="with", max_length=3)] = []
+    """What to send along: of each hit its embedding or thumbnail, and of the question's picture
+    whether it is a copy of one in the corpus, which takes as long as several answers."""
 
 
 class BatchRequest(Message):
     index: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     questions: Annotated[list[QuestionMessage], Field(min_length=1)]
-    with_: Annotated[list[Extra], Field(alias="with", max_length=2)] = []
+    with_: Annotated[list[Extra], Field(alias="with", max_length=3)] = []
 
 
 class SelectionRequest(Message):
@@ -131,6 +132,18 @@ class HitMessage(Message):
     """A JPEG in base64."""
 
 
+class CopyMessage(Message):
+    """Whether the question's picture is a copy of one in the corpus, and how that is known."""
+
+    is_copy: bool
+    uid: str
+    similarity: float
+    false_positive_rate: float
+    hash_distance: int | None
+    position: str
+    evidence: str
+
+
 class SearchAnswer(Message):
     hits: list[HitMessage]
     folded: dict[str, list[HitMessage]]
@@ -140,6 +153,8 @@ class SearchAnswer(Message):
     notes: list[str]
     cursor: str | None = None
     """For the next page; null: there is none."""
+    copy_: Annotated[CopyMessage | None, Field(alias="copy")] = None
+    """Where `with` asks for it and the question is one picture."""
 
 
 class BatchAnswer(Message):

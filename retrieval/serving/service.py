@@ -12,6 +12,7 @@ from infra.summary import Stopwatch
 from pipeline.pixels.picture_header import read_header
 from retrieval.asking.question import Answer, Question, Term
 from retrieval.serving.admission import Admission, Batcher, Lane
+from retrieval.serving.copies import Copies
 from retrieval.serving.indices import Indices, Served
 from retrieval.serving.metrics import Metrics
 from retrieval.serving.settings import ServeSettings
@@ -37,9 +38,9 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(settings.max_waiting)
         self.indices = Indices.open(settings)
-        self.thumbnails = {
-            name: Thumbnails(served.retriever) for name, served in self.indices.by_name.items()
-        }
+        by_name = self.indices.by_name
+        self.thumbnails = {name: Thumbnails(one.retriever) for name, one in by_name.items()}
+        self.copies = {name: Copies(one.asker) for name, one in by_name.items()}
 
         def lane(name: str, num_threads: int) -> Lane:
             return Lane(name, num_threads, settings.max_wait_s, self.admission)
@@ -57,10 +58,16 @@ class Service:
             for name, served in self.indices.by_name.items()
         }
 
-    async def answer(self, served: Served, question: Question) -> Answer:
-        """Raises CarraraError for what can't be answered, BusyError where it would be too late."""
+    async def prepared(self, served: Served, question: Question) -> Question:
+        """Its pictures fetched, and all held against the limits before more is spent on it.
+
+        Raises InputError for what can't be asked, BusyError where its turn did not come.
+        """
         self._check(served, question)
-        question = await self._with_pictures(served, question)
+        return await self._with_pictures(served, question)
+
+    async def answer(self, served: Served, question: Question) -> Answer:
+        """Of a question that is prepared; raises as that does."""
         if _is_quick(question):
             answer = await self._batchers[served.name].answer(question)
         else:

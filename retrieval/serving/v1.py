@@ -148,12 +148,16 @@ async def _answer(
     if cursor is not None:
         offset = offset_of(cursor, question)
         question = question.model_copy(update={"offset": offset})
-    answer = await service.answer(served, question)
+    prepared = await service.prepared(served, question)
+    answer = await service.answer(served, prepared)
 
     def render() -> dict[str, Any]:
         thumbnails = service.thumbnails[served.name]
         told = rendered(served, thumbnails, question, answer, extras)
-        return told | {"cursor": next_cursor(question, answer, service.settings.max_results)}
+        told["cursor"] = next_cursor(question, answer, service.settings.max_results)
+        if "copy" in extras and (verdict := service.copies[served.name].verdict(prepared)):
+            told["copy"] = verdict.to_json()
+        return told
 
     return render() if _is_light(question, extras) else await service.compute(render)
 

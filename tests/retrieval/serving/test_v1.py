@@ -130,6 +130,17 @@ def test_thumbnails_come_by_uid_and_within_answers(
     assert client.get(f"/v1/thumbnail/nothing/{uid}").status_code == 404
 
 
+def test_a_copy_of_the_corpus_s_own_picture_is_told_where_asked(
+    client: httpx.Client, samples: list[Any], picture: str
+) -> None:
+    asked = {"terms": [{"image": picture}], "k": 1}
+    verdict = search(client, **asked, **{"with": ["copy"]})["copy"]
+    assert (verdict["is_copy"], verdict["uid"]) == (True, samples[3].uid)
+    assert verdict["hash_distance"] == 0
+    assert search(client, **asked)["copy"] is None
+    assert search(client, query="cat", **{"with": ["copy"]})["copy"] is None
+
+
 def test_saving_is_off_unless_the_service_was_started_for_it(
     client: httpx.Client, samples: list[Any]
 ) -> None:
