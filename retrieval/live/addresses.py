@@ -1,8 +1,8 @@
 """An index's rows by their URLs and domains, as tombstones keep them: by digests.
 
 Every address is brought into its plain form and hashed once, when the first tombstone of an address
-is met: of ten million that takes 120 MB and tens of seconds on 2 cores. From then on a tombstone
-more is a look-up.
+is met: of ten million that takes 120 MB, and a quarter of a minute on 2 cores. From then on a URL
+more is a look-up; a domain more is held against each host once, 6 microseconds each.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,10 @@ class Addresses:
     def rows(self, tombstones: Tombstones) -> np.ndarray:
         """Numbers of the rows whose URL or domain is refused."""
         keys, codes, hosts = self._digested
-        refused = [bool(tombstones.matched_by(url=f"http://{host}/")) for host in hosts]
-        by_domain = np.flatnonzero(np.array([*refused, False])[codes])
+        by_domain = np.zeros(0, np.int64)
+        if tombstones.values("domain"):
+            refused = [bool(tombstones.matched_by(url=f"http://{host}/")) for host in hosts]
+            by_domain = np.flatnonzero(np.array([*refused, False])[codes])
         values = pa.chunked_array([pa.array(sorted(tombstones.values("url")), pa.string())])
         candidates = np.flatnonzero(np.isin(keys, uint64_keys(values)))
         by_url = [row for row in candidates if tombstones.matched_by(url=self._urls[row].as_py())]
