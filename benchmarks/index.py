@@ -41,7 +41,7 @@ from retrieval.indexing.choice import Corpus, Goal, choose
 from retrieval.indexing.exam import Exam
 from retrieval.indexing.kinds import lists_of
 from retrieval.indexing.manifest import Parameters, Promise
-from retrieval.indexing.promise import PROCESS_BYTES
+from retrieval.indexing.promise import PROCESS_BYTES, SAMPLE_SHARE
 from retrieval.live.among import search_among
 
 RECALL = 0.95
@@ -212,8 +212,8 @@ def build_ours(root: str, path: str, memory: str) -> str:
 
 
 def _ram(memory: int) -> int:
-    """With which an index of so many bytes may be built: two such are served."""
-    return 2 * memory + PROCESS_BYTES
+    """With which an index of so many bytes may be built, and two such served."""
+    return max(2 * memory, round((memory + PROCESS_BYTES) / (1 - 2 / SAMPLE_SHARE)))
 
 
 def build_usearch(root: str, path: str, memory: str) -> str:

@@ -129,7 +129,7 @@ def test_the_same_embeddings_give_the_same_bytes_on_any_number_of_threads(
     found = []
     for num_threads in (1, 3):
         root = tmp_path / str(num_threads)
-        write_corpus(root, parts(0, 1, 2))
+        write_corpus(root, parts(0, 1))
         command = ["-m", "carrara", "index", str(root), "--kind", kind]
         subprocess.run(
             [sys.executable, *command],
@@ -227,7 +227,7 @@ sys.exit(carrara.run_command(sys.argv[1:]))
 """A command that is killed before its so-many-th file is published or moved."""
 
 
-@pytest.mark.parametrize("num_steps", [1, 3, 8, 12, 16])
+@pytest.mark.parametrize("num_steps", [3, 9, 14])
 def test_killed_anywhere_a_compaction_run_again_ends_the_same(
     corpus: str, tmp_path: Path, num_steps: int
 ) -> None:
