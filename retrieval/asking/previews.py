@@ -59,7 +59,8 @@ def _texts(hit: "Hit", num_folded: int, width: int) -> list[str]:
     caption = plain(hit.caption)
     first = set_cell_size(caption, width).rstrip() if caption else ""
     rest = set_cell_size(caption[len(first) :].lstrip(), width).rstrip()
-    copies = f"  +{num_folded:,} near copies" if num_folded else ""
+    noun = "copy" if num_folded == 1 else "copies"
+    copies = f"  +{num_folded:,} near {noun}" if num_folded else ""
     return [
         f"{BOLD}{hit.rank:,}{PLAIN}  {hit.similarity:.3f}{copies}",
         first,
