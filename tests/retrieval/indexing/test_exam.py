@@ -100,4 +100,4 @@ def test_the_cheapest_setting_that_reaches_the_recall_is_taken() -> None:
     assert exam.recall(index, fewer) < 0.8
     assert tuned(index, exam, 0.8) == (parameters, reached)
     # More than it can: the widest search there is.
-    assert tuned(index, exam, 1.01)[0] == {"k_factor": 128, "nprobe": 32}
+    assert tuned(index, exam, 1.01)[0] == {"k_factor": 64, "nprobe": 32}
