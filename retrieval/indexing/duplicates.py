@@ -26,7 +26,7 @@ MARGIN = 0.03
 0.01 at 512 dimensions, lists without finer vectors by more: they propose less."""
 NUM_PROPOSED, MOST_PROPOSED = 16, 1024
 """Neighbours asked for; of a row whose neighbours all are near, four times as many, and again."""
-QUERIES_AT_ONCE = 4096
+QUERIES_AT_ONCE = 1024
 
 
 def joined_groups(

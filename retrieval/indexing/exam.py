@@ -17,10 +17,9 @@ import numpy as np
 
 from retrieval import knn
 from retrieval.embeddings import MODALITIES, Modality
-from retrieval.indexing.manifest import Parameters
+from retrieval.indexing.manifest import RECALL_AT, Parameters
 from retrieval.live.among import search_among
 
-RECALL_AT = 10
 TIE_DEPTH = 3
 """Times RECALL_AT: how deep rows are looked for that are as near as the last that counts."""
 MAX_TIMED = 300

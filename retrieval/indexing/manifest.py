@@ -22,6 +22,10 @@ SCHEMA_VERSION = 2
 
 GROUPS = "groups.npy"
 
+RECALL_AT = 10
+"""Answers to a query that recall is measured on, and parameters are chosen for."""
+LEAST_FACTOR = 2
+
 Parameters = dict[str, int]
 """What a search is given: nprobe, efSearch, k_factor (how many candidates are compared again with
 finer vectors, as a multiple of k). None for Flat."""
@@ -83,15 +87,23 @@ class Segment(Record):
         """Its path within the index's folder."""
         return f"{self.name}{index_name(modality)}"
 
-    def parameters_for(self, modality: Modality, queries: Modality | None = None) -> Parameters:
-        """For queries of that kind; not known which: the widest search of both."""
+    def parameters_for(
+        self, modality: Modality, k: int = RECALL_AT, queries: Modality | None = None
+    ) -> Parameters:
+        """For k answers to queries of that kind; not known which: the widest search of both.
+
+        The factor is a multiple of k: for more answers than it was chosen with it is smaller, and
+        gives as many candidates.
+        """
         tuned = self.parameters[modality]
-        if queries is not None:
-            return tuned[queries]
         widest: Parameters = {}
-        for parameters in tuned.values():
-            for name, value in parameters.items():
-                widest[name] = max(value, widest.get(name, 0))
+        for asked_by, parameters in tuned.items():
+            if queries in (None, asked_by):
+                for name, value in parameters.items():
+                    widest[name] = max(value, widest.get(name, 0))
+        if "k_factor" in widest:
+            same = -(-widest["k_factor"] * RECALL_AT // max(1, k))
+            widest["k_factor"] = max(LEAST_FACTOR, same)
         return widest
 
 

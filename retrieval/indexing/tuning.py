@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import faiss
 
-from retrieval.indexing.exam import RECALL_AT, Exam
-from retrieval.indexing.manifest import Parameters
+from retrieval.indexing.exam import Exam
+from retrieval.indexing.manifest import RECALL_AT, Parameters
 
 K_FACTORS = (128, 64, 32, 16, 8, 4, 2)
 """Candidates that are compared again with finer vectors, as multiples of k."""

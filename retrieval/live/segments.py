@@ -62,7 +62,7 @@ class OpenSegment:
         self, queries: np.ndarray, k: int, modality: Modality, allowed: AllowedRows | None
     ) -> Found:
         """Row numbers count from the segment's first."""
-        parameters = self._segment.parameters_for(modality)
+        parameters = self._segment.parameters_for(modality, k)
         return search_among(self._indices[modality], queries, k, allowed, parameters)
 
 
