@@ -45,7 +45,9 @@ class Addresses:
         keys, codes, hosts = self._digested
         by_domain = np.zeros(0, np.int64)
         if tombstones.values("domain"):
-            refused = [bool(tombstones.matched_by(url=f"http://{host}/")) for host in hosts]
+            # Of domains alone: the address http://HOST/ may be refused by itself.
+            domains = Tombstones(stone for stone in tombstones.stones if stone.kind == "domain")
+            refused = [bool(domains.matched_by(url=f"http://{host}/")) for host in hosts]
             by_domain = np.flatnonzero(np.array([*refused, False])[codes])
         values = pa.chunked_array([pa.array(sorted(tombstones.values("url")), pa.string())])
         candidates = np.flatnonzero(np.isin(keys, uint64_keys(values)))

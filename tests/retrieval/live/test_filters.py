@@ -110,7 +110,7 @@ FRAGMENTS = "width caption ' \" ( ) [ ] ; -- /* */ , > = select from samples 1 '
 FRAGMENTS += " $$ :: ."
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     where=st.text(max_size=40)
     | st.lists(st.sampled_from(FRAGMENTS.split(" ")), max_size=12).map(" ".join)

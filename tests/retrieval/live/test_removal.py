@@ -128,7 +128,7 @@ ODD += [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     texts=st.lists(
         st.sampled_from(ODD)

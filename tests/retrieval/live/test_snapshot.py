@@ -53,7 +53,7 @@ def masks() -> st.SearchStrategy[np.ndarray | None]:
 
 
 @pytest.mark.parametrize("max_exact", [0, exact.MAX_ROWS])
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(allowed=masks(), k=st.integers(1, 350), seed=st.integers(0, 50))
 def test_exactly_k_of_the_rows_that_may_be_shown(
     segmented: tuple[Any, Retriever],
