@@ -117,6 +117,7 @@ def test_screen_readers_are_told_what_is_where(visit: Any) -> None:
     page = visit.open("?query=face&safe=false")
     count = page.locator("#count")
     assert (count.get_attribute("role"), count.get_attribute("aria-live")) == ("status", "polite")
+    visit.scroll_to_end()
     num = visit.hits.count()
     expect(page.get_by_role("list", name="Pictures")).to_be_visible()
     expect(page.get_by_role("button", name=visit.captions[0], exact=True)).to_be_visible()
@@ -124,7 +125,7 @@ def test_screen_readers_are_told_what_is_where(visit: Any) -> None:
     what = "near copy" if badge.inner_text() == "+1" else "near copies"
     told = f"{badge.inner_text().removeprefix('+')} {what} folded under this picture"
     expect(badge).to_have_accessible_name(told)
-    expect(count).to_contain_text(f"{num}")
+    expect(count).to_have_text(f"{num} for “face”, nearest pictures first")
     for name in ("search", "main", "complementary", "banner"):
         expect(page.get_by_role(name)).to_have_count(1)
 
