@@ -1,8 +1,8 @@
 """Who is let in and who works: bounded queues, batches and threads, so that load can't end it.
 
-The event loop never computes. Questions wait together and are answered in batches, as many as have
-come while the last batch was under way; those with filters, large pictures or very many hits have
-threads of their own, and so have the fetches of a stranger's pictures, which may take seconds.
+The event loop reads and writes. Questions wait together and are answered in batches, as many as
+have come while the last batch was under way; those with filters, large pictures or very many hits
+have threads of their own, and so have the fetches of a stranger's pictures, which take seconds.
 What waited too long is refused rather than answered to nobody, and beyond a number of requests the
 next is refused at once: 503 with Retry-After, from how fast answers go out now.
 """

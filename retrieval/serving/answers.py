@@ -19,8 +19,8 @@ from retrieval.serving.messages import Extra
 from retrieval.serving.thumbnails import Thumbnails
 
 THUMBNAIL_SIZE = 256
-MAX_THUMBNAILS = 200
-"""In one answer."""
+MAX_PICTURES = 200
+"""In one answer; hits behind them come without."""
 
 
 def json_response(value: Any) -> Response:
@@ -39,7 +39,7 @@ def rendered(
     every = [*answer.hits, *(hit for hits in answer.folded.values() for hit in hits)]
     added: dict[str, dict[str, Any]] = {hit.uid: {} for hit in every}
     if "thumbnail" in extras:
-        for uid, data in thumbnails.of(every[:MAX_THUMBNAILS], THUMBNAIL_SIZE).items():
+        for uid, data in thumbnails.of(every[:MAX_PICTURES], THUMBNAIL_SIZE).items():
             added[uid]["thumbnail"] = base64.b64encode(data).decode()
     if "embedding" in extras:
         # By uid: the rows are those of the state that answered, which may be another by now.

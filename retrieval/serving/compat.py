@@ -18,7 +18,7 @@ from infra.errors import InputError
 from retrieval.asking.question import Question, Term
 from retrieval.embeddings import Modality
 from retrieval.search import Hit
-from retrieval.serving.answers import json_response
+from retrieval.serving.answers import MAX_PICTURES, json_response
 from retrieval.serving.errors import RESPONSES
 from retrieval.serving.indices import ID_BITS, Served, id_of
 from retrieval.serving.messages import MAX_NAME, MAX_TEXT, MAX_URL, Number, from_base64
@@ -193,7 +193,7 @@ def _ranked(hit: Hit) -> dict[str, Any]:
 
 
 def _images(served: Served, hits: list[Hit]) -> dict[str, dict[str, str]]:
-    images = served.retriever.read_images(hits)
+    images = served.retriever.read_images(hits[:MAX_PICTURES])
     return {uid: {"image": base64.b64encode(data).decode()} for uid, data in images.items()}
 
 

@@ -5,7 +5,6 @@ Reads and writes no files.
 
 from typing import Annotated
 
-from cyclopts import Parameter
 from pydantic import Field, field_validator
 
 from infra import storage
@@ -13,8 +12,16 @@ from infra.config import EXECUTION_ONLY, POSITIONAL, Place, Settings
 from pipeline.fetching.fetch_settings import FetchSettings
 from pipeline.pixels.pixel_settings import MAX_IMAGE_AREA
 
-FETCH = FetchSettings(timeout=8.0, retries=0, max_bytes=20_000_000)
-"""Someone waits for the answer: no second try, and no picture larger than phones make."""
+
+class QueryFetch(FetchSettings):
+    """Someone waits for the answer: no second try, and no picture larger than phones make."""
+
+    timeout: Annotated[float, EXECUTION_ONLY, Field(gt=0)] = 8.0
+    """Seconds for the fetch in all: DNS, connecting, TLS, redirects and the last byte."""
+    retries: Annotated[int, EXECUTION_ONLY, Field(ge=0)] = 0
+    """How often a fetch is tried again after a time-out, a broken connection, 429 or 5xx."""
+    max_bytes: int = Field(default=20_000_000, gt=0)
+    """Give up answers that are longer."""
 
 
 class ServeSettings(Settings):
@@ -45,7 +52,7 @@ class ServeSettings(Settings):
     max_request_bytes: int = Field(default=10_000_000, ge=1)
     """Refuse longer requests."""
     max_results: int = Field(default=10_000, ge=1)
-    """The furthest hit that a question may reach, page by page."""
+    """The furthest hit that a question may reach, page by page, and hits of a batch in all."""
     max_questions: int = Field(default=100, ge=1)
     """In one batch."""
     max_image_area: int = Field(default=MAX_IMAGE_AREA, ge=1)
@@ -58,7 +65,7 @@ class ServeSettings(Settings):
     """For questions with filters or large pictures; all others are answered in batches."""
     refresh_s: float = Field(default=2.0, gt=0)
     """How often to look for a new index or new takedowns."""
-    fetch: Annotated[FetchSettings, Parameter(name="fetch")] = FETCH
+    fetch: QueryFetch = QueryFetch()
     """For queries by `image_url`."""
 
     @field_validator("roots")

@@ -74,6 +74,12 @@ async def batch(request: Request, asked: BatchRequest) -> Response:
             f"{len(asked.questions)} questions; this service takes "
             f"{service.settings.max_questions} at once"
         )
+    num_hits = sum(question.k for question in asked.questions)
+    if num_hits > service.settings.max_results:
+        raise InputError(
+            f"questions for {num_hits:,} hits; this service gives "
+            f"{service.settings.max_results:,} at once"
+        )
     served = service.indices.named(asked.index)
     answers = [_answer(service, served, question, asked.with_) for question in asked.questions]
     return json_response({"answers": await asyncio.gather(*answers)})

@@ -116,6 +116,13 @@ def test_a_batch_is_its_questions_one_by_one(client: httpx.Client, picture: str)
             assert one["similarity"] == pytest.approx(other["similarity"], abs=1e-5)
 
 
+def test_a_batch_has_limits(client: httpx.Client) -> None:
+    cat = {"query": "cat", "k": 1}
+    for questions, told in (([cat] * 101, "101 questions"), ([cat | {"k": 6_000}] * 2, "12,000")):
+        answer = client.post("/v1/batch", json={"questions": questions})
+        assert (answer.status_code, told in answer.json()["error"]) == (400, True)
+
+
 def test_thumbnails_come_by_uid_and_within_answers(
     client: httpx.Client, samples: list[Any]
 ) -> None:
