@@ -58,7 +58,7 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
         "embed": Stage("retrieval.embed", "Shards -> CLIP embeddings of pictures and captions."),
         "index": Stage("retrieval.index", "Embeddings -> kNN indices with measured recall."),
         "query": Stage("retrieval.query", "Search by words or by picture.", False),
-        "serve": Stage("retrieval.serve", "Search over HTTP: a page, an API, clip-retrieval's.", False),
+        "serve": Stage("retrieval.serve", "Search over HTTP, by page and by API.", False),
     },
     "From a corpus to a model": {
         "train": Stage("training.train", "Shards -> a text-to-image diffusion model, on Ray."),
