@@ -53,16 +53,24 @@ class Drawn:
 
 
 def drawn(work: Path) -> list[Drawn]:
-    """Emoji first, each with the caption that the small CLIP's own evaluation takes."""
+    """Emoji first, each with the caption that the small CLIP's own evaluation takes.
+
+    Which are held out follows from all pictures, so it is looked up once and kept.
+    """
     fetch(work)
-    pictures = work / "pictures"
-    pairs = emoji_pairs(pictures, work / "emojilib" / "package")
-    pairs += clipart_pairs(pictures, work / CLIPART)
-    groups = group_pairs(pairs, np.stack([thumbnail(pictures / pair.path) for pair in pairs]))
+    pictures, record = work / "pictures", work / "drawn.json"
+    if not record.exists():
+        pairs = emoji_pairs(pictures, work / "emojilib" / "package")
+        pairs += clipart_pairs(pictures, work / CLIPART)
+        groups = group_pairs(pairs, np.stack([thumbnail(pictures / pair.path) for pair in pairs]))
+        rows = [
+            [pair.path, pair.captions[0], not is_held_out(group), pair.source == "emoji"]
+            for pair, group in zip(pairs, groups, strict=True)
+        ]
+        record.write_text(json.dumps(rows), "utf-8")
     return [
-        Drawn(pictures / pair.path, pair.captions[0], not is_held_out(group), is_emoji)
-        for pair, group in zip(pairs, groups, strict=True)
-        for is_emoji in [pair.source == "emoji"]
+        Drawn(pictures / path, caption, is_seen, is_emoji)
+        for path, caption, is_seen, is_emoji in json.loads(record.read_text("utf-8"))
     ]
 
 
