@@ -41,7 +41,7 @@ NUM_EXAMPLES = 100
 """Pictures that NormSim is asked for."""
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for 2 to 10 seeds."""
-POLICY_RATES = (0.0, 0.1, 0.2, 0.4)
+POLICY_RATES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4)
 
 Figures = dict[tuple[str, str, float], list[float]]
 """By score, kind of corruption and rate: one a seed."""
