@@ -29,8 +29,8 @@ from retrieval.weights import find_weights, sha256
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Of the arithmetic. "auto": bf16 where the hardware has it, see `choose_precision`."""
 
-TEXT_BATCH = 256
-IMAGE_BATCH = 64
+TEXT_BATCH = IMAGE_BATCH = 64
+"""Texts are encoded in order of length: small batches are of nearly one length each."""
 
 CPU_HAS_BF16 = ("avx512_bf16", "amx_bf16", "sve_bf16", "sme", "bf16")
 """torch's names for instructions that multiply bfloat16: AVX-512, AMX, and ARM's."""
