@@ -84,7 +84,7 @@ class Metadata:
 
     def rows_of(self, uids: Sequence[str]) -> np.ndarray:
         """Sorted numbers of all rows of these samples."""
-        asked = uint64_keys(pa.chunked_array([pa.array(uids, pa.string())]))
+        asked = np.unique(uint64_keys(pa.chunked_array([pa.array(uids, pa.string())])))
         keys, order = self._keys_in_order
         first, last = (np.searchsorted(keys, asked, side) for side in ("left", "right"))
         spans = [order[low:high] for low, high in zip(first, last, strict=True) if low < high]
