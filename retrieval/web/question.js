@@ -85,8 +85,14 @@ export function toRequest(question, index, { cursor, inline }) {
   };
   if (question.where.trim()) body.where = question.where.trim();
   if (cursor) body.cursor = cursor;
-  if (inline) body.with = ["thumbnail"];
+  body.with = [...(inline ? ["thumbnail"] : []), ...(isOnePicture(question) ? ["copy"] : [])];
   return body;
+}
+
+/** A stranger's picture and nothing else: the service can tell whether the corpus has it. */
+function isOnePicture({ terms: [term, ...others], modality }) {
+  const isPicture = term.kind === "image" || term.kind === "image_url";
+  return isPicture && others.length === 0 && term.weight > 0 && modality === "image";
 }
 
 /** What a person reads: cat + 0.5 pool - a picture. */

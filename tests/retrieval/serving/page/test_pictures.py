@@ -48,6 +48,7 @@ def test_an_uploaded_picture_finds_itself_and_survives_reload_and_back(
     page = visit.open(PLAIN)
     upload(page, "mine.jpg", "image/jpeg", samples[30].image)
     expect_found(visit, samples[30])
+    expect(page.locator("#notes")).to_contain_text("Your picture is a copy of one in the corpus")
     expect(page.locator(".chip img")).to_have_js_property("naturalWidth", 64)
     page.reload()
     expect_found(visit, samples[30])
