@@ -11,15 +11,15 @@ machine there were. A picture that can't be decoded has no row; how many there w
 the corpus has grown by shards, the same command embeds only these.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from infra import storage
-from infra.cluster import Workers, connect, map_on_workers
+from infra.cluster import Workers, map_on_workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConflictError, InputError, ShortfallError
 from infra.progress import track
@@ -27,7 +27,8 @@ from infra.records import read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, Shard, read_manifest
-from retrieval.embed_progress import Progress, Report, followed, said, tallied
+from retrieval.embed_progress import Progress, followed, said, tallied
+from retrieval.embed_workers import make_trial, make_worker, resolved
 from retrieval.embeddings import (
     DEFAULT_ENCODER,
     EmbeddingsManifest,
@@ -36,13 +37,6 @@ from retrieval.embeddings import (
     number_width,
     read_parts,
 )
-
-if TYPE_CHECKING:
-    from retrieval.shard_embedding import ShardEmbedder
-
-WORKERS_A_GPU = 8
-"""Where the user leaves it open: each reads and decodes with its share of the cores, and what one
-does between two shards the others fill."""
 
 
 class Config(StageConfig):
@@ -137,21 +131,15 @@ def _try_encoder(config: Config) -> None:
     """Raises InputError if a worker can't load it: before anything is removed for its sake."""
     with said("embed: trying the encoder before anything is replaced"):
         (outcome,) = map_on_workers(
-            partial(_make_trial, config),
+            partial(make_trial, config),
             [config.encoder],
-            workers=_with_gpus(config),
+            workers=resolved(config, {}).workers,
             description="embed",
             unit="encoders",
             is_tracked=False,
         )
     if outcome.error is not None:
         raise InputError(f"{outcome.error}; nothing was replaced")
-
-
-def _make_trial(config: Config) -> Callable[[str], int]:
-    from retrieval.encoder import load_encoder
-
-    return lambda name: load_encoder(name, config.device, config.precision).dim
 
 
 def _embed(
@@ -163,14 +151,14 @@ def _embed(
     made: dict[str, Part] = {}
     failed: dict[str, str | None] = {}
     there = storage.list_files(embeddings_url(config.root, config.encoder))
-    config = _resolved(config, parts)
     with ExitStack() as stack:
         with said("embed: starting workers"):
+            config = resolved(config, parts)
             report, progress = stack.enter_context(tallied(config.workers))
         bar = stack.enter_context(track("embed", sum(s.num_samples for s in shards), "images"))
         stack.enter_context(followed(bar, progress))
         for outcome in map_on_workers(
-            partial(_make_worker, config, number_width(corpus, there), report),
+            partial(make_worker, config, number_width(corpus, there), report),
             shards,
             workers=config.workers,
             description="embed",
@@ -189,48 +177,6 @@ def _embed(
             "again to embed only these"
         )
     return made, last
-
-
-def _resolved(config: Config, parts: Mapping[str, Part]) -> Config:
-    """With the precision of the parts that there are, and a share of the cluster's GPUs."""
-    changes: dict[str, object] = {"workers": _with_gpus(config)}
-    if config.precision == "auto" and parts:
-        changes["precision"] = min(part.precision for part in parts.values())
-    return config.model_copy(update=changes)
-
-
-def _with_gpus(config: Config) -> Workers:
-    """Where the user asked for no GPUs and the cluster has some, each worker gets its part."""
-    workers = config.workers
-    if workers.local or workers.gpus_per_worker or config.device == "cpu":
-        return workers
-    connect(workers)
-    import ray
-
-    resources = ray.cluster_resources()
-    return share_gpus(workers, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
-
-
-def share_gpus(workers: Workers, num_cpus: float, num_gpus: float) -> Workers:
-    """All cores decode for the GPUs; a worker's model takes its memory WORKERS_A_GPU times."""
-    if not num_gpus:
-        return workers
-    cores = num_cpus // (num_gpus * WORKERS_A_GPU)
-    changes = {
-        "cpus_per_worker": max(workers.cpus_per_worker, cores),
-        "gpus_per_worker": 1 / WORKERS_A_GPU,
-    }
-    return workers.model_copy(update=changes)
-
-
-def _make_worker(config: Config, width: int, report: Report) -> "ShardEmbedder":
-    from retrieval.encoder import load_encoder
-    from retrieval.shard_embedding import ShardEmbedder, limit_threads
-
-    num_threads = max(1, int(config.workers.cpus_per_worker))
-    limit_threads(num_threads)
-    encoder = load_encoder(config.encoder, config.device, config.precision)
-    return ShardEmbedder(encoder, config.root, width, config.batch_size, num_threads, report)
 
 
 def _tidy(folder: str, manifest: EmbeddingsManifest) -> None:

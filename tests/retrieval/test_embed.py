@@ -23,6 +23,7 @@ from pipeline.corpus import (
     write_shard,
 )
 from retrieval import embed
+from retrieval.embed_workers import share_gpus
 from retrieval.embeddings import (
     Part,
     embeddings_url,
@@ -284,7 +285,7 @@ def test_the_thread_count_changes_no_byte(small_corpus: str, tiny_encoder: str) 
 def test_gpus_are_shared_so_that_every_core_decodes_for_them(
     num_cpus: int, num_gpus: int, expected: tuple[float, float]
 ) -> None:
-    shared = embed.share_gpus(Workers(), num_cpus, num_gpus)
+    shared = share_gpus(Workers(), num_cpus, num_gpus)
     assert (shared.cpus_per_worker, shared.gpus_per_worker) == expected
 
 
