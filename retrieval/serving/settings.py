@@ -59,7 +59,7 @@ class ServeSettings(Settings):
     """Refuse pictures of more pixels, by their header, before they are decoded."""
     max_waiting: int = Field(default=1000, ge=1)
     """Requests taken in at once; beyond, 503 with Retry-After."""
-    max_wait_s: float = Field(default=20.0, gt=0)
+    max_wait_s: float = Field(default=30.0, gt=0)
     """A question that waited longer is refused with 503 instead of being answered too late."""
     num_threads: int = Field(default=4, ge=1)
     """For questions with filters or large pictures; all others are answered in batches."""
