@@ -46,11 +46,12 @@ class Columns:
         """
         with self._lock:
             kept = self._answers.get(where)
-            if kept is None:
-                named = parse_where(where)
-                check_columns(where, named, self.names)
-                kept = np.packbits(rows_where(where, self.table(named)))
-                self._answers[where] = kept
+        if kept is None:  # computed without the lock: nobody waits for another's slow expression
+            named = parse_where(where)
+            check_columns(where, named, self.names)
+            kept = np.packbits(rows_where(where, self.table(named)))
+        with self._lock:
+            self._answers[where] = kept
             self._answers.move_to_end(where)
             while len(self._answers) > NUM_KEPT:
                 self._answers.popitem(last=False)
