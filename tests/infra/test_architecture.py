@@ -25,6 +25,8 @@ RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.picture_hash",
     "pipeline.pixels",
     "pipeline.score",
+    "pipeline.select",
+    "pipeline.selecting.policy",
     "pipeline.takedown.takedown",
 }
 OURS = ("infra", "pipeline", "retrieval", "training", "examples", "carrara")
