@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from retrieval.serving import compat, v1
-from retrieval.serving.errors import add_handlers
+from retrieval.serving.errors import add_handlers, log
 from retrieval.serving.intake import Intake
 from retrieval.serving.service import Service
 from retrieval.serving.settings import ServeSettings
@@ -58,6 +58,7 @@ def create_app(settings: ServeSettings, version: str = "") -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         fresh = asyncio.create_task(service.keep_fresh())
+        fresh.add_done_callback(_tell_of_its_end)
         yield
         fresh.cancel()
         service.close()
@@ -89,6 +90,12 @@ def create_app(settings: ServeSettings, version: str = "") -> FastAPI:
         expose_headers=["Retry-After"],
     )
     return app
+
+
+def _tell_of_its_end(fresh: "asyncio.Task[None]") -> None:
+    """A bug there must not pass for an index that stays as it is."""
+    if not fresh.cancelled() and (error := fresh.exception()):
+        log(f"no longer looks for new indices and takedowns ({error!r}); start it again")
 
 
 def _add_page(app: FastAPI) -> None:

@@ -1,11 +1,20 @@
 import base64
 import io
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
+
+from pipeline.corpus import read_selection
+
+StartService = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 def search(client: httpx.Client, **asked: Any) -> Any:
@@ -146,6 +155,25 @@ def test_a_copy_of_the_corpus_s_own_picture_is_told_where_asked(
     assert verdict["hash_distance"] == 0
     assert search(client, **asked)["copy"] is None
     assert search(client, query="cat", **{"with": ["copy"]})["copy"] is None
+
+
+def test_what_was_found_is_saved_as_a_selection(
+    served_root: str, start_service: StartService, samples: list[Any], tmp_path: Path
+) -> None:
+    root = str(shutil.copytree(served_root, tmp_path / "emoji"))
+    chosen = sorted(sample.uid for sample in samples[:3])
+    with start_service(root, allow_save=True) as client:
+        asked = {"name": "mine", "uids": chosen}
+        elsewhere = {"Origin": "https://elsewhere.example"}
+        assert client.post("/v1/selections", json=asked, headers=elsewhere).status_code == 403
+        answer = client.post("/v1/selections", json=asked)
+        assert (answer.status_code, answer.json()["rows"]) == (200, 3)
+        kept = read_selection(root, "mine").filter(pc.field("keep"))
+        assert sorted(kept["uid"].to_pylist()) == chosen
+        other = client.post("/v1/selections", json=asked | {"uids": chosen[:1]})
+        assert (other.status_code, "another selection" in other.json()["error"]) == (409, True)
+        for name in ("../x", "", "a b", "x" * 65):
+            assert client.post("/v1/selections", json=asked | {"name": name}).status_code == 422
 
 
 def test_saving_is_off_unless_the_service_was_started_for_it(
