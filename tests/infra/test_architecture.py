@@ -27,7 +27,10 @@ RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.score",
     "pipeline.select",
     "pipeline.selecting.policy",
+    "pipeline.selecting.samples_sql",
     "pipeline.takedown.takedown",
+    "pipeline.takedown.tombstones",
+    "pipeline.tar",
 }
 OURS = ("infra", "pipeline", "retrieval", "training", "examples", "carrara")
 
