@@ -235,8 +235,8 @@ class Snapshot:
             uid=str(metadata["uid"]),
             key=str(metadata["image_path"]),
             shard=self._metadata.shard_of(row),
-            caption=str(metadata["caption"]),
-            url=str(metadata["url"]),
+            caption=str(metadata["caption"] or ""),
+            url=str(metadata["url"] or ""),
             metadata=metadata,
         )
 
