@@ -80,16 +80,17 @@ def train(
     checkpoint: Path,
     num_epochs: int,
     seed: int,
+    batch_size: int = BATCH_SIZE,
 ) -> None:
     optimizers = make_optimizers(model)
     num_done = resume(checkpoint, model, optimizers)
-    batches_per_epoch = math.ceil(len(lessons.texts) / BATCH_SIZE)
+    batches_per_epoch = math.ceil(len(lessons.texts) / batch_size)
     for epoch in range(num_done, num_epochs):
         start = time.monotonic()
         generator = np.random.default_rng((seed, epoch))
         torch.manual_seed(int(generator.integers(2**31)))
         sums = np.zeros(2)
-        batches = shuffled_batches(tokenizer, lessons.texts, BATCH_SIZE, generator)
+        batches = shuffled_batches(tokenizer, lessons.texts, batch_size, generator)
         for step, (places, tokens) in enumerate(batches, start=epoch * batches_per_epoch):
             share = share_of_rate(step, num_epochs * batches_per_epoch)
             distance, surprise = losses(model(drop_pieces(tokens)), lessons, places)
