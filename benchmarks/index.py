@@ -4,7 +4,7 @@
     python -m benchmarks.index WORK --num-rows 100_000 --memory-a-row 700
 
 Makes vectors as CLIP gives them (clip_like.py), and one index of the pictures by each of: Carrara's
-choice for recall 0.95, what autofaiss 2.18 chooses (in clip-retrieval's environment), usearch's
+choice for recall 0.95, what autofaiss 2.18 chooses (in an environment of its own), usearch's
 graph, and faiss Flat. Each is built in a process of its own within the same memory for the index.
 Then all are asked new captions and new pictures, which none has seen, one at a time on one thread,
 in turns, at settings from narrow to wide. Prints for each what it took to build, its queries a
@@ -54,7 +54,9 @@ USEARCH_LINKS_BYTES = 200
 TIMES_MS = (0.25, 0.5, 1.0, 2.0, 5.0)
 """At which recalls are compared."""
 ROUNDS = 3
-PEER = ("clip-retrieval==2.45.0", "setuptools<80")
+PEER = ("autofaiss==2.18.0", "faiss-cpu==1.8.0.post1", "numpy<2", "setuptools<80")
+"""The same autofaiss as clip-retrieval's. With faiss 1.15 it fails as soon as it quantizes:
+`OPQMatrix.__init__() got an unexpected keyword argument 'M'`."""
 ROOT = Path(__file__).parents[1]
 
 AUTOFAISS = """
@@ -262,7 +264,8 @@ def _search_ours(index: faiss.Index, parameters: Parameters, query: np.ndarray) 
 
 def _autofaiss(python: str, root: Path, path: str, memory: int) -> Contender:
     folder = f"{embeddings_url(str(root), ENCODER)}/img_emb"
-    built = _run([python, "-c", AUTOFAISS, folder, path, str(memory), str(_ram(memory))])
+    limits = [f"{memory}B", f"{_ram(memory)}B"]
+    built = _run([python, "-c", AUTOFAISS, folder, path, *limits])
     index = faiss.read_index(path)
     own = str(built["parameters"])
     choices = [own]
