@@ -70,13 +70,6 @@ class Metadata:
                 found[place] = row
         return found
 
-    def row(self, row: int) -> dict[str, object]:
-        number = self._number(row)
-        place = row - int(self.starts[number])
-        (found,) = self._tables[number].rows.slice(place, 1).to_pylist()
-        assert isinstance(found, dict)
-        return found
-
     def tables(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
         """Each part's first row number, and these columns of it; those that it lacks are null."""
         for start, table in zip(self.starts, self._tables, strict=False):
