@@ -38,8 +38,10 @@ def main() -> None:
     cores = (os.cpu_count() or 1) / arguments.num_actors
     # An actor asks for half of its cores, so that tasks that decode find room beside it.
     dataset = (
-        ray.data.from_items([{"shard": shard.model_dump()} for shard in shards])
-        .repartition(len(shards))
+        # A block a shard from the start: to cut them anew takes whole cores, which actors hold.
+        ray.data.from_items(
+            [{"shard": s.model_dump()} for s in shards], override_num_blocks=len(shards)
+        )
         .flat_map(partial(read, arguments.root), num_cpus=cores / 4)
         .map_batches(
             Decoder,
