@@ -268,6 +268,20 @@ def test_hits_are_written_as_rows(root: str, tmp_path: Path) -> None:
     assert {"width", "sha256", "url", "caption", "query"} <= rows[0].keys()
 
 
+def test_many_questions_share_a_page_and_a_sheet(root: str, tmp_path: Path) -> None:
+    lines = tmp_path / "list.txt"
+    lines.write_text('a face\n"<b>heart</b>"\n')
+    page, sheet, alone = (tmp_path / name for name in ("page.html", "sheet.png", "alone.png"))
+    run(root, "a face", k=3, png=str(alone))
+    run(root, questions=str(lines), k=3, html=str(page), png=str(sheet), dedup=True)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<h1>") == 2
+    assert "<b>heart" not in text
+    assert text.count("11 near copies") == 2  # the encoder is untrained
+    with Image.open(sheet) as both, Image.open(alone) as one:
+        assert both.height > one.height
+
+
 def test_no_hits_are_a_table_without_rows(root: str, tmp_path: Path) -> None:
     paths = {name: str(tmp_path / f"hits.{name}") for name in ("jsonl", "parquet", "html", "png")}
     summary = run(root, "a face", where="width < 0", **paths)
