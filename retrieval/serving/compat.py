@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 from infra.errors import InputError
 from retrieval.asking.question import Question, Term
@@ -109,11 +110,17 @@ class MetadataAnswer(BaseModel):
 
 
 class PageConfig(BaseModel):
-    defaultBackend: str  # noqa: N815
-    defaultIndex: str  # noqa: N815
-    urlColumn: str  # noqa: N815
-    allowSave: bool  # noqa: N815
-    needsKey: bool  # noqa: N815
+    """As clip-front reads it, and what this page wants to know beside that."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+    default_backend: str
+    default_index: str
+    url_column: str
+    allow_save: bool
+    needs_key: bool
+    inline_thumbnails: bool
+    """To be asked for within answers: one by one they would use up a client's rate."""
 
 
 @router.get("/indices-list")
@@ -168,11 +175,12 @@ async def config_json(request: Request) -> PageConfig:
     """What the page begins with."""
     service = _service(request)
     return PageConfig(
-        defaultBackend=service.settings.public_url or str(request.base_url),
-        defaultIndex=next(iter(service.indices.by_name)),
-        urlColumn="url",
-        allowSave=service.settings.allow_save,
-        needsKey=service.settings.keys is not None,
+        default_backend=service.settings.public_url or str(request.base_url),
+        default_index=next(iter(service.indices.by_name)),
+        url_column="url",
+        allow_save=service.settings.allow_save,
+        needs_key=service.settings.keys is not None,
+        inline_thumbnails=service.settings.rate_limit > 0,
     )
 
 

@@ -111,6 +111,7 @@ def test_the_page_is_told_where_to_ask(client: httpx.Client) -> None:
         "urlColumn": "url",
         "allowSave": False,
         "needsKey": False,
+        "inlineThumbnails": False,
     }
 
 

@@ -212,7 +212,8 @@ def test_with_keys_only_who_has_one_is_answered(
     with start_service(served_root, keys=str(keys)) as client:
         for path in ("/health", "/config.json", "/", "/openapi.json"):
             assert client.get(path).status_code == 200
-        assert client.get("/config.json").json()["needsKey"] is True
+        config = client.get("/config.json").json()
+        assert (config["needsKey"], config["inlineThumbnails"]) == (True, False)
         for headers in ({}, {"Authorization": "Bearer 0123"}, {"X-API-Key": "ada"}):
             for path in ("/v1/indices", "/indices-list", "/metrics", "//indices-list"):
                 answer = client.get(f"{client.base_url}{path}", headers=headers)
@@ -231,6 +232,7 @@ def test_beyond_the_rate_is_429_and_tells_when_to_come_back(
     served_root: str, start_service: StartService
 ) -> None:
     with start_service(served_root, rate_limit=0.5, burst=3) as client:
+        assert client.get("/config.json").json()["inlineThumbnails"] is True
         answers = [client.get("/indices-list") for _ in range(5)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
         assert 1 <= int(answers[3].headers["retry-after"]) <= 2
