@@ -54,7 +54,7 @@ USEARCH_LINKS_BYTES = 200
 TIMES_MS = (0.25, 0.5, 1.0, 2.0, 5.0)
 """At which recalls are compared."""
 ROUNDS = 3
-PEER = ("autofaiss==2.18.0", "faiss-cpu==1.8.0.post1", "numpy<2", "setuptools<80")
+PEER = ("autofaiss==2.18.0", "faiss-cpu==1.8.0.post1", "numpy<2", "pyarrow<21", "setuptools<80")
 """The same autofaiss as clip-retrieval's. With faiss 1.15 it fails as soon as it quantizes:
 `OPQMatrix.__init__() got an unexpected keyword argument 'M'`."""
 ROOT = Path(__file__).parents[1]
