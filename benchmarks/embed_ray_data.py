@@ -9,6 +9,7 @@ written, and a killed run begins anew. `benchmarks.embed` runs this beside `carr
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ def main() -> None:
     shards = read_manifest(arguments.root).shards
     settings = (arguments.encoder, arguments.precision, arguments.device)
     cores = (os.cpu_count() or 1) / arguments.num_actors
+    pool = ray.data.ActorPoolStrategy(size=arguments.num_actors)
     # An actor asks for half of its cores, so that tasks that decode find room beside it.
     dataset = (
         # A block a shard from the start: to cut them anew takes whole cores, which actors hold.
@@ -48,7 +50,7 @@ def main() -> None:
             fn_constructor_args=settings,
             batch_size=BATCH,
             num_cpus=cores / 4,
-            concurrency=arguments.num_actors,
+            compute=pool,
         )
         .map_batches(
             EncoderActor,
@@ -56,10 +58,10 @@ def main() -> None:
             batch_size=BATCH,
             num_cpus=cores / 2,
             num_gpus=arguments.gpus_per_actor,
-            concurrency=arguments.num_actors,
+            compute=pool,
         )
     )
-    num, first = 0, time.time()
+    num, first = 0, math.inf
     for batch in dataset.iter_batches(batch_size=None):
         num += len(batch["image"])
         first = min(first, float(batch["start"].min()))
