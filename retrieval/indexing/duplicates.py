@@ -41,13 +41,19 @@ def joined_groups(
     originals = StoredVectors(source, parts, "image", dim)
     groups = Groups(sum(part.num_rows for part in parts))
     groups.link(np.arange(len(before)), before)
-    opened = [OpenSegment(folder, segment, dim) for segment in segments]
+    opened = [OpenSegment(folder, _asked_by_picture(one), dim) for one in segments]
     starts = np.cumsum([0, *(segment.num_rows for segment in segments)])
     for first, rows in _blocks(source, segments[-1].parts, int(starts[-2])):
         for segment, start in zip(opened, starts, strict=False):
             for i, j in _proposed(segment, rows):
                 _link(groups, originals, rows, first, i, start + j)
     return groups.roots()
+
+
+def _asked_by_picture(segment: Segment) -> Segment:
+    """Pictures find pictures with a narrower search than words do."""
+    tuned = {index: {"image": by["image"]} for index, by in segment.parameters.items()}
+    return segment.model_copy(update={"parameters": tuned})
 
 
 def _blocks(source: str, parts: list[Part], first: int) -> Iterator[tuple[int, np.ndarray]]:
