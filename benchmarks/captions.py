@@ -34,7 +34,7 @@ from benchmarks.exact_index import ExactIndex
 from retrieval.captions.mix import fit
 from retrieval.captions.neighbourhood import Side, blocks, look_around
 from retrieval.captions.scores import TEMPERATURE, PairScores, score_pairs
-from retrieval.neighbours import K_MAX
+from retrieval.signals.neighbours import K_MAX
 
 CORPORA = ("all", "emoji", "unseen")
 NUM_EXAMPLES = 100

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from infra import storage
 from infra.config import digest_of
 from pipeline.corpus import Manifest, Shard, write_manifest
-from retrieval.embeddings import (
+from retrieval.embedding.embeddings import (
     EmbeddingsManifest,
     Part,
     array_name,

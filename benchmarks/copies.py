@@ -33,8 +33,8 @@ from pipeline.corpus import (
 )
 from retrieval import embed, index
 from retrieval.copies import CopyDetector, CopyVerdict
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.encoder import Encoder, load_encoder
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.encoder import Encoder, load_encoder
 from retrieval.search import Retriever
 
 SHARD_SIZE = 500

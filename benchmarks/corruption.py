@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.drawn import Drawn, drawn, emoji_names
 from retrieval.captions.neighbourhood import NEAR_DUPLICATE
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.encoder import load_encoder
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.encoder import load_encoder
 
 LANGUAGES = ("de", "fr", "es", "it", "pl", "ru", "ja", "zh", "hi", "ko", "fi", "hu")
 BATCH = 256

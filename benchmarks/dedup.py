@@ -262,7 +262,7 @@ def _prints(
 def _encoder(name: str | None) -> Callable[[list[Image.Image]], NDArray[np.float16]] | None:
     if name is None:
         return None
-    from retrieval.encoder import load_encoder
+    from retrieval.encoding.encoder import load_encoder
 
     encoder = load_encoder(name)
     return lambda pictures: encoder.encode_images(pictures).astype(np.float16)

@@ -39,8 +39,8 @@ from benchmarks.embed_corpus import NUM_SHARDS, SMALL, write_corpus, write_weigh
 from benchmarks.machine import processor
 from benchmarks.peers import CLIP_RETRIEVAL, peer_python
 from pipeline.corpus import iter_samples, read_manifest
-from retrieval.embeddings import EMBEDDED_ENCODER, embeddings_url
-from retrieval.weights import CONFIG_NAME, EMBEDDED_FOLDERS
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER, embeddings_url
+from retrieval.encoding.weights import CONFIG_NAME, EMBEDDED_FOLDERS
 
 NUM_CORES = os.cpu_count() or 1
 PEER_TARGET, ALONE_TARGET = 2.0, 0.9
@@ -188,7 +188,7 @@ def _run(command: list[str]) -> tuple[str, float]:
 
 def compare_precisions(root: str, encoder: str) -> None:
     """Of 64 of the corpus's own pictures and captions."""
-    from retrieval.encoder import load_encoder
+    from retrieval.encoding.encoder import load_encoder
 
     samples = list(islice(iter_samples(root, read_manifest(root).shards[0]), 64))
     whole, half = load_encoder(encoder), load_encoder(encoder, precision="bf16")

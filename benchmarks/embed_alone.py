@@ -47,8 +47,8 @@ def main() -> None:
 def encode(
     arguments: argparse.Namespace, barrier: Barrier, answers: "SimpleQueue[tuple[int, str]]"
 ) -> None:
-    from retrieval.encoder import load_encoder
-    from retrieval.shard_embedding import limit_threads
+    from retrieval.embedding.shard_embedding import limit_threads
+    from retrieval.encoding.encoder import load_encoder
 
     limit_threads(max(1, (os.cpu_count() or 1) // arguments.num_processes))
     encoder = load_encoder(arguments.encoder, arguments.device, arguments.precision)

@@ -20,7 +20,7 @@ from pipeline.corpus import (
     write_manifest,
     write_shard,
 )
-from retrieval.weights import EMBEDDED_FOLDERS
+from retrieval.encoding.weights import EMBEDDED_FOLDERS
 
 NUM_SHARDS = 8
 """Four for each of two workers, and enough for the four loaders that clip-retrieval starts."""

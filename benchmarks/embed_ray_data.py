@@ -77,8 +77,8 @@ class Decoder:
     """Bytes to pixels. It is an actor only so that a model's configuration is read once."""
 
     def __init__(self, encoder: str, precision: Any, device: str) -> None:
-        from retrieval.encoder import load_encoder
-        from retrieval.shard_embedding import limit_threads
+        from retrieval.embedding.shard_embedding import limit_threads
+        from retrieval.encoding.encoder import load_encoder
 
         del precision, device
         limit_threads(1)
@@ -91,8 +91,8 @@ class Decoder:
 
 class EncoderActor:
     def __init__(self, encoder: str, precision: Any, device: str, num_threads: int) -> None:
-        from retrieval.encoder import load_encoder
-        from retrieval.shard_embedding import limit_threads
+        from retrieval.embedding.shard_embedding import limit_threads
+        from retrieval.encoding.encoder import load_encoder
 
         limit_threads(num_threads)
         self._encoder = load_encoder(encoder, device, precision)

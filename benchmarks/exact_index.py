@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 
 
 class ExactIndex:

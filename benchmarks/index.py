@@ -36,7 +36,7 @@ from benchmarks.peers import peer_python
 from infra.records import read_record
 from infra.summary import table_of
 from retrieval import knn
-from retrieval.embeddings import MODALITIES, EmbeddingsManifest, Modality, embeddings_url
+from retrieval.embedding.embeddings import MODALITIES, EmbeddingsManifest, Modality, embeddings_url
 from retrieval.indexing.choice import Corpus, Goal, choose
 from retrieval.indexing.exam import Exam
 from retrieval.indexing.kinds import lists_of

@@ -29,9 +29,9 @@ from pipeline.corpus import SUCCESS, Manifest, read_manifest, shard_url, write_m
 from retrieval import index
 from retrieval.captions.mix import fit
 from retrieval.captions.scores import TEMPERATURE
-from retrieval.embeddings import embeddings_url, read_embeddings_manifest, read_metadata
-from retrieval.neighbours import K_MAX
+from retrieval.embedding.embeddings import embeddings_url, read_embeddings_manifest, read_metadata
 from retrieval.search import Retriever
+from retrieval.signals.neighbours import K_MAX
 
 ROWS_A_SHARD = 2500
 

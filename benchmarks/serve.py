@@ -39,8 +39,8 @@ from benchmarks.http_load import Load, run_load
 from benchmarks.peers import CLIP_RETRIEVAL, peer_python
 from benchmarks.photos import photos
 from retrieval import index
-from retrieval.embeddings import index_url
-from retrieval.weights import weights_digest
+from retrieval.embedding.embeddings import index_url
+from retrieval.encoding.weights import weights_digest
 
 MODEL = "ViT-B-32"
 NUM_HITS = 40

@@ -154,9 +154,9 @@ def _scoring(name: str, root: str, device: str) -> Iterator[int]:
 
 def _embedding(root: str, device: str) -> Iterator[int]:
     """As `carrara embed` does it."""
-    from retrieval.embeddings import number_width
-    from retrieval.encoder import load_encoder
-    from retrieval.shard_embedding import ShardEmbedder, limit_threads
+    from retrieval.embedding.embeddings import number_width
+    from retrieval.embedding.shard_embedding import ShardEmbedder, limit_threads
+    from retrieval.encoding.encoder import load_encoder
 
     num_threads = 1 if device == "cpu" else os.cpu_count() or 1
     limit_threads(num_threads)
@@ -236,7 +236,7 @@ def write_options(folder: Path) -> None:
     import torch
     from torch import nn
 
-    from retrieval.weights import find_weights
+    from retrieval.encoding.weights import find_weights
 
     config = json.loads((find_weights(ENCODER).path.parent / "open_clip_config.json").read_text())
     dim = config["model_cfg"]["embed_dim"]

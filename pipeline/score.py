@@ -83,12 +83,12 @@ SIGNALS = {
     "placeholder": "pipeline.signals.placeholder:PlaceholderSignal",
     "safety": "pipeline.signals.safety:SafetySignal",
     "text_overlay": "pipeline.signals.text_overlay:TextOverlaySignal",
-    "clip": "retrieval.neighbours:ClipSignal",
-    "neighbours": "retrieval.neighbours:NeighboursSignal",
-    "masked_clip": "retrieval.masked:MaskedClipSignal",
-    "image_based": "retrieval.clusters:ImageBasedSignal",
-    "clip_safety": "retrieval.heads:ClipSafetySignal",
-    "aesthetic": "retrieval.heads:AestheticSignal",
+    "clip": "retrieval.signals.neighbours:ClipSignal",
+    "neighbours": "retrieval.signals.neighbours:NeighboursSignal",
+    "masked_clip": "retrieval.signals.masked:MaskedClipSignal",
+    "image_based": "retrieval.signals.clusters:ImageBasedSignal",
+    "clip_safety": "retrieval.signals.heads:ClipSafetySignal",
+    "aesthetic": "retrieval.signals.heads:AestheticSignal",
 }
 """Named, not imported: curation needs no torch until a signal that does is asked for."""
 

@@ -31,8 +31,8 @@ from pipeline.picture_hash import (
     distance,
     picture_hash,
 )
+from retrieval.encoding.pictures import decode_picture
 from retrieval.knn import evenly_spaced
-from retrieval.pictures import decode_picture
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -3,7 +3,7 @@
     carrara embed ROOT --encoder ViT-B-32/laion2b_s34b_b79k
 
 Reads   ROOT/manifest.json, ROOT/shards/
-Writes  ROOT/embeddings/<encoder>/ (retrieval/embeddings.py tells the layout)
+Writes  ROOT/embeddings/<encoder>/ (retrieval/embedding/embeddings.py tells the layout)
 
 Shard by shard: a run that was killed goes on with the shards that are missing, and what it leaves
 is the same, byte for byte, however often it was killed and however many workers of that kind of
@@ -27,9 +27,9 @@ from infra.records import read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import Manifest, Shard, read_manifest
-from retrieval.embed_progress import Progress, followed, said, tallied
-from retrieval.embed_workers import make_trial, make_worker, resolved
-from retrieval.embeddings import (
+from retrieval.embedding.embed_progress import Progress, followed, said, tallied
+from retrieval.embedding.embed_workers import make_trial, make_worker, resolved
+from retrieval.embedding.embeddings import (
     DEFAULT_ENCODER,
     EmbeddingsManifest,
     Part,
@@ -64,7 +64,7 @@ def run(config: Config) -> Summary:
     with Stopwatch() as watch:
         corpus = read_manifest(config.root)
         with said("embed: finding the encoder's weights"):
-            from retrieval.weights import weights_digest
+            from retrieval.encoding.weights import weights_digest
 
             digest = weights_digest(config.encoder)
         folder = embeddings_url(config.root, config.encoder)

@@ -25,7 +25,7 @@ from infra.records import read_mapping, read_record
 from infra.stamp import Stamp
 from pipeline.corpus import PLACE_SCHEMA, SUCCESS, Shard, read_rows
 from pipeline.takedown.takedown import Followed, Takedown, replaced
-from retrieval.embeddings import (
+from retrieval.embedding.embeddings import (
     MODALITIES,
     EmbeddingsManifest,
     Part,

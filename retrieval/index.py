@@ -21,7 +21,7 @@ from infra.errors import ConflictError, InputError
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import read_manifest
-from retrieval.embeddings import (
+from retrieval.embedding.embeddings import (
     MODALITIES,
     EmbeddingsManifest,
     Part,

@@ -9,7 +9,7 @@ from typing import Protocol
 import faiss
 import numpy as np
 
-from retrieval.embeddings import Modality, Part, read_array
+from retrieval.embedding.embeddings import Modality, Part, read_array
 
 TIE = 1e-6
 """Similarities nearer than this are equal: float16 copies of one picture differ by less."""

@@ -23,7 +23,7 @@ from infra.config import POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError
 from infra.summary import Stopwatch, Summary
 from pipeline.fetching.fetch_settings import FetchSettings
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,7 +167,7 @@ def _find_copies(
 ) -> None:
     """A verdict on each question that is one picture."""
     from retrieval.copies import CopyDetector
-    from retrieval.pictures import decode_picture
+    from retrieval.encoding.pictures import decode_picture
 
     detector = CopyDetector(retriever)
     for question, answer in zip(questions, answers, strict=True):

@@ -23,7 +23,7 @@ from infra.errors import CarraraError, ConflictError, DamagedError
 from infra.records import read_record
 from pipeline.corpus import list_signals, manifest_url, read_manifest
 from pipeline.takedown.tombstones import read_tombstones, tombstones_url
-from retrieval.embeddings import Modality, Part, choose_encoder, index_url
+from retrieval.embedding.embeddings import Modality, Part, choose_encoder, index_url
 from retrieval.indexing.manifest import IndexManifest
 from retrieval.live.segments import LocalSegments
 from retrieval.live.snapshot import Hit, OpenSegments, Snapshot

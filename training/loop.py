@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from infra.errors import ConfigError, InputError
-from retrieval.encoder import load_encoder
+from retrieval.encoding.encoder import load_encoder
 from training import checkpoint
 from training.config import Config
 from training.data import Batch, SampleStream, prefetched

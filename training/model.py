@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from infra.errors import InputError
-from retrieval.encoder import load_encoder
+from retrieval.encoding.encoder import load_encoder
 from training import checkpoint
 from training.config import Config
 from training.diffusion import predicting_eps

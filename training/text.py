@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retrieval.encoder import Encoder
+from retrieval.encoding.encoder import Encoder
 
 CHUNK = 256
 

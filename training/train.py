@@ -86,7 +86,7 @@ def _plan(config: Config) -> _Plan:
     """Finds the user's mistakes before anything is written or removed."""
     import torch
 
-    from retrieval.encoder import load_encoder
+    from retrieval.encoding.encoder import load_encoder
     from training.checkpoint import complete_steps
     from training.loop import make_stream
     from training.record import RunRecord, holds

@@ -26,7 +26,7 @@ from pipeline.dedup.embeddings import Embeddings, Unit
 from pipeline.dedup.pictures import Pictures
 from pipeline.signals.hashes import HashesSignal, decode_pixels, hash_pixels
 
-ENCODER = "retrieval.encoder:load_encoder"
+ENCODER = "retrieval.encoding.encoder:load_encoder"
 """Named, not imported: without embeddings dedup needs no model."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")

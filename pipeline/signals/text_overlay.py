@@ -4,9 +4,9 @@ Reads the shards' tars. RapidOCR's PP-OCR models, which ship in its package, fin
 
 Nearly 40% of LAION's pictures hold text that overlaps with their caption; what a model learns from
 such pairs is to read (Maini et al., "T-MARS", ICLR 2024). T-MARS itself masks the text and asks
-CLIP whether the rest of the picture still fits: `masked_clip` (retrieval/masked.py) does, by the
-`text_boxes` found here. The overlap is that of Lin et al., "Parrot Captions Teach CLIP to Spot
-Text" (ECCV 2024): the share of the caption's words that stand in the picture.
+CLIP whether the rest of the picture still fits: `masked_clip` (retrieval/signals/masked.py) does,
+by the `text_boxes` found here. The overlap is that of Lin et al., "Parrot Captions Teach CLIP to
+Spot Text" (ECCV 2024): the share of the caption's words that stand in the picture.
 """
 
 import json

@@ -22,7 +22,7 @@ from retrieval.asking.safety import safety_rule
 from retrieval.asking.walk import Scope, Walk
 
 if TYPE_CHECKING:
-    from retrieval.encoder import Encoder
+    from retrieval.encoding.encoder import Encoder
     from retrieval.live.snapshot import Snapshot
     from retrieval.search import Retriever
 
@@ -57,7 +57,7 @@ class Asker:
     @property
     def multilingual(self) -> str | None:
         """The text tower for other languages that shares the index's space; None: there is none."""
-        from retrieval.towers import multilingual_of
+        from retrieval.encoding.towers import multilingual_of
 
         return multilingual_of(self.retriever.encoder)
 

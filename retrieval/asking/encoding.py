@@ -16,7 +16,7 @@ from retrieval.asking.clock import Seconds, timed
 from retrieval.asking.question import Term
 
 if TYPE_CHECKING:
-    from retrieval.encoder import Encoder
+    from retrieval.encoding.encoder import Encoder
     from retrieval.live.snapshot import Snapshot
 
 NUM_CONNECTIONS = 8
@@ -122,7 +122,7 @@ class TermEncoder:
             return self._whole_encoder(state)
         with self._loading:
             if self._quick_tower is None:
-                from retrieval.quick_text_tower import quick_text_tower
+                from retrieval.encoding.quick_text_tower import quick_text_tower
 
                 self._quick_tower = quick_text_tower(self._name)
         if self._quick_tower is None:
@@ -135,7 +135,7 @@ class TermEncoder:
         digest = state.manifest.weights_digest
         with self._loading:
             if digest not in self._multilingual:
-                from retrieval.towers import tower_of
+                from retrieval.encoding.towers import tower_of
 
                 self._multilingual[digest] = tower_of(self._name, digest, self._device)
             return self._multilingual[digest]
@@ -143,7 +143,7 @@ class TermEncoder:
     def _whole_encoder(self, state: "Snapshot") -> "Encoder":
         with self._loading:
             if self._encoder is None:
-                from retrieval.encoder import load_encoder
+                from retrieval.encoding.encoder import load_encoder
 
                 self._encoder = load_encoder(self._name, self._device)
         check_weights(self._encoder.weights_digest, state)

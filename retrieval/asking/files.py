@@ -48,7 +48,7 @@ def read_term(url: str, weight: float = 1.0) -> Term:
 
 def read_picture(url: str, weight: float = 1.0) -> Term:
     """Raises InputError for what is no picture, as long as its name can be told."""
-    from retrieval.pictures import decode_picture
+    from retrieval.encoding.pictures import decode_picture
 
     data = _read(url, WORDS)
     try:

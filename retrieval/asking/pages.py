@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from infra import storage
 from retrieval.asking.question import Answer, Question
-from retrieval.pictures import decode_picture
+from retrieval.encoding.pictures import decode_picture
 
 if TYPE_CHECKING:
     from PIL import Image

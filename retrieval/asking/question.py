@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import InputError
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 
 if TYPE_CHECKING:
     from retrieval.copies import CopyVerdict

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from infra.errors import ConfigError
 from pipeline.corpus import SUCCESS, Shard, read_manifest, read_rows
 from pipeline.score import Options
-from retrieval.embeddings import (
+from retrieval.embedding.embeddings import (
     EmbeddingsManifest,
     Modality,
     Part,
@@ -24,7 +24,7 @@ from retrieval.embeddings import (
 )
 
 if TYPE_CHECKING:
-    from retrieval.encoder import Encoder, Precision
+    from retrieval.encoding.encoder import Encoder, Precision
 
 
 class EmbeddedCorpus:
@@ -48,7 +48,7 @@ class EmbeddedCorpus:
 
     def load_encoder(self, device: str) -> "Encoder":
         """The encoder, as precise as it was for the corpus: what it gives compares best."""
-        from retrieval.encoder import load_encoder
+        from retrieval.encoding.encoder import load_encoder
 
         return load_encoder(self.encoder, device, cast("Precision", self.manifest.precision))
 

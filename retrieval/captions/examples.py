@@ -17,8 +17,8 @@ from infra.errors import InputError
 from infra.progress import track
 from infra.records import read_record
 from retrieval.captions.corpus import EmbeddedCorpus
-from retrieval.embeddings import EmbeddingsManifest, read_array
-from retrieval.pictures import decode_picture
+from retrieval.embedding.embeddings import EmbeddingsManifest, read_array
+from retrieval.encoding.pictures import decode_picture
 
 BATCH_SIZE = 64
 """Pictures encoded at once."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 
 NEAR_DUPLICATE = 0.99
 """Cosine from which two pictures, or two captions, count as one, so that a popular picture's many

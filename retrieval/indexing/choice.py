@@ -15,7 +15,7 @@ import numpy as np
 from infra.progress import track
 from infra.summary import Stopwatch
 from retrieval import knn
-from retrieval.embeddings import MODALITIES, Modality
+from retrieval.embedding.embeddings import MODALITIES, Modality
 from retrieval.indexing.build import built_index
 from retrieval.indexing.exam import Exam, Exams, exams_of
 from retrieval.indexing.kinds import (

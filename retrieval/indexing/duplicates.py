@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.dedup.grouping import Groups
 from retrieval import knn
-from retrieval.embeddings import Part
+from retrieval.embedding.embeddings import Part
 from retrieval.indexing.manifest import Segment
 from retrieval.live.segments import OpenSegment
 from retrieval.live.vectors import StoredVectors

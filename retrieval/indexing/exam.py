@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 
 from retrieval import knn
-from retrieval.embeddings import MODALITIES, Modality
+from retrieval.embedding.embeddings import MODALITIES, Modality
 from retrieval.indexing.manifest import RECALL_AT, Parameters
 from retrieval.live.among import search_among
 

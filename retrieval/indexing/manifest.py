@@ -16,7 +16,7 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict
 
 from infra.config import digest_of
-from retrieval.embeddings import Modality, Part
+from retrieval.embedding.embeddings import Modality, Part
 
 SCHEMA_VERSION = 2
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from infra.errors import ConfigError
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 from retrieval.indexing.kinds import build_bytes, estimated_bytes
 from retrieval.indexing.manifest import Measurement, Promise
 

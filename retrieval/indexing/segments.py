@@ -15,7 +15,7 @@ from infra.config import digest_of
 from infra.progress import track
 from infra.records import read_record
 from retrieval import knn
-from retrieval.embeddings import (
+from retrieval.embedding.embeddings import (
     MODALITIES,
     EmbeddingsManifest,
     Modality,

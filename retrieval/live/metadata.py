@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from infra import storage
 from infra.errors import DamagedError
-from retrieval.embeddings import Part, metadata_name
+from retrieval.embedding.embeddings import Part, metadata_name
 from retrieval.live.files import map_file
 
 

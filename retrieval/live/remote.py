@@ -16,7 +16,7 @@ import numpy as np
 
 from infra.cluster import Workers, connect
 from infra.errors import ShortfallError
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 from retrieval.indexing.manifest import Segment
 from retrieval.live.among import AllowedRows, Found
 from retrieval.live.segments import LocalSegments

@@ -11,7 +11,7 @@ import numpy as np
 
 from infra import storage
 from infra.errors import DamagedError
-from retrieval.embeddings import MODALITIES, Modality
+from retrieval.embedding.embeddings import MODALITIES, Modality
 from retrieval.indexing.manifest import Segment
 from retrieval.live.among import AllowedRows, Found, search_among
 

@@ -17,7 +17,7 @@ from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import PLACE_SCHEMA
 from pipeline.takedown.tombstones import Tombstones
-from retrieval.embeddings import Modality, embeddings_url, index_url
+from retrieval.embedding.embeddings import Modality, embeddings_url, index_url
 from retrieval.indexing.manifest import IndexManifest, Segment
 from retrieval.live.among import AllowedRows, Found, best_of
 from retrieval.live.columns import Columns

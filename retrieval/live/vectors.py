@@ -16,7 +16,7 @@ import numpy as np
 from infra import storage
 from infra.errors import StorageError
 from infra.records import read_record
-from retrieval.embeddings import (
+from retrieval.embedding.embeddings import (
     MODALITIES,
     EmbeddingsManifest,
     Modality,

@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from infra.errors import InputError
 from retrieval.asking.question import Question, Term
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 from retrieval.search import Hit
 from retrieval.serving.answers import MAX_PICTURES, json_response
 from retrieval.serving.errors import RESPONSES

@@ -8,7 +8,7 @@ import threading
 from retrieval.asking.asker import Asker
 from retrieval.asking.question import Question
 from retrieval.copies import CopyDetector, CopyVerdict
-from retrieval.pictures import decode_picture
+from retrieval.encoding.pictures import decode_picture
 
 
 class Copies:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from infra.errors import CarraraError, InputError
 from retrieval.asking.asker import Asker
-from retrieval.embeddings import MODALITIES
+from retrieval.embedding.embeddings import MODALITIES
 from retrieval.search import Hit, Retriever
 from retrieval.serving.errors import log
 from retrieval.serving.settings import ServeSettings, name_and_root
@@ -58,7 +58,7 @@ class Served:
 
     def described(self) -> dict[str, Any]:
         """An IndexMessage."""
-        from retrieval.towers import multilingual_of
+        from retrieval.encoding.towers import multilingual_of
 
         manifest = self.retriever.manifest
         return {

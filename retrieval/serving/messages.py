@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from infra.errors import InputError
 from retrieval.asking.algebra import parse_algebra
 from retrieval.asking.question import MAX_TERMS, Question, Term, make_term, reason_of
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 
 MAX_TEXT, MAX_SQL, MAX_URL, MAX_NAME = 10_000, 4_000, 8_000, 200
 """Characters. Text encoders cut at some 77 tokens; a URL as RFC 9110, section 4.1, has it."""

@@ -22,11 +22,11 @@ from examples.small_clip.multilingual.names import (
 )
 from examples.small_clip.multilingual.pieces import cut_texts, learn_pieces, shuffled_batches
 from examples.small_clip.multilingual.train import train
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.encoder import load_encoder
-from retrieval.text_bag import Architecture, TextBag
-from retrieval.towers import load_tower, multilingual_of
-from retrieval.weights import EMBEDDED_TOWERS
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.encoder import load_encoder
+from retrieval.encoding.text_bag import Architecture, TextBag
+from retrieval.encoding.towers import load_tower, multilingual_of
+from retrieval.encoding.weights import EMBEDDED_TOWERS
 
 (FOLDER,) = EMBEDDED_TOWERS.values()
 DIM = 8

@@ -12,7 +12,12 @@ MAY_IMPORT = {
     "infra": {"infra"},
     "pipeline": {"pipeline", "infra"},
     "retrieval": {"retrieval", "pipeline", "infra"},
-    "training": {"training", "retrieval.encoder", "pipeline.corpus", "pipeline.pages.contact_sheet"}
+    "training": {
+        "training",
+        "retrieval.encoding.encoder",
+        "pipeline.corpus",
+        "pipeline.pages.contact_sheet",
+    }
     | {"pipeline.takedown.receipts", "infra"},
     "carrara.py": {"infra", "pipeline.downloading.img2dataset_options"},
 }

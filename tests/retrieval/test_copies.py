@@ -14,9 +14,9 @@ from infra.cluster import Workers
 from pipeline.corpus import Manifest, iter_samples, read_manifest
 from retrieval import embed, index
 from retrieval.copies import MAX_FALSE_POSITIVES, CopyDetector, CopyVerdict, copy_verdict
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.encoder import Encoder, load_encoder
-from retrieval.pictures import decode_picture
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.encoder import Encoder, load_encoder
+from retrieval.encoding.pictures import decode_picture
 from retrieval.search import Retriever
 
 EMOJI = Path(__file__).parents[2] / "examples" / "emoji"

@@ -23,16 +23,16 @@ from pipeline.corpus import (
     write_shard,
 )
 from retrieval import embed
-from retrieval.embed_workers import share_gpus
-from retrieval.embeddings import (
+from retrieval.embedding.embed_workers import share_gpus
+from retrieval.embedding.embeddings import (
     Part,
     embeddings_url,
     read_array,
     read_embeddings_manifest,
     read_metadata,
 )
-from retrieval.encoder import choose_precision, load_encoder
-from retrieval.pictures import decode_picture
+from retrieval.encoding.encoder import choose_precision, load_encoder
+from retrieval.encoding.pictures import decode_picture
 
 HERE = Workers(local=True)
 

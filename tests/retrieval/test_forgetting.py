@@ -18,7 +18,7 @@ from pipeline import forget, score, select, verify
 from pipeline.corpus import Manifest, read_manifest
 from pipeline.takedown.tombstones import read_tombstones
 from retrieval import embed, index
-from retrieval.embeddings import embeddings_url, index_url
+from retrieval.embedding.embeddings import embeddings_url, index_url
 from retrieval.search import Retriever
 
 HERE = Workers(local=True)

@@ -15,7 +15,7 @@ from infra.errors import ConfigError, ConflictError, InputError
 from infra.records import read_record
 from infra.summary import Summary
 from retrieval import embed, index
-from retrieval.embeddings import index_url
+from retrieval.embedding.embeddings import index_url
 from retrieval.indexing.manifest import IndexManifest
 from retrieval.indexing.segments import read_groups
 from retrieval.search import Retriever

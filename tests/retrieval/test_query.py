@@ -33,7 +33,7 @@ from pipeline.corpus import (
 from pipeline.fetching.fetch import FetchSettings
 from retrieval import embed, index, query
 from retrieval.asking.pages import data_uri
-from retrieval.embeddings import encoder_slug
+from retrieval.embedding.embeddings import encoder_slug
 
 HERE = Workers(local=True)
 HOSTILE = '<script>alert("x")</script> & "quoted"'

@@ -8,7 +8,7 @@ from infra.cluster import Workers
 from infra.errors import ConflictError, DamagedError, InputError
 from pipeline.corpus import Manifest, iter_samples, read_manifest
 from retrieval import embed, index
-from retrieval.embeddings import embeddings_url, index_url
+from retrieval.embedding.embeddings import embeddings_url, index_url
 from retrieval.search import Retriever
 
 HERE = Workers(local=True)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from retrieval.encoder import load_encoder
+from retrieval.encoding.encoder import load_encoder
 from training.text import CaptionEncoder
 
 

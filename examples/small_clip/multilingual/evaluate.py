@@ -19,10 +19,10 @@ import numpy as np
 from examples.small_clip.evaluate import emoji_pairs
 from examples.small_clip.multilingual.lessons import Encode
 from examples.small_clip.multilingual.names import HELD_OUT, LANGUAGES, read_emoji, read_words
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.encoder import load_encoder
-from retrieval.text_tower import EmbeddedTower
-from retrieval.towers import load_tower, multilingual_of
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.encoder import load_encoder
+from retrieval.encoding.text_tower import EmbeddedTower
+from retrieval.encoding.towers import load_tower, multilingual_of
 
 KS = (1, 10)
 KINDS = ("captions", "pictures")

@@ -1,4 +1,4 @@
-"""Turn a checkpoint of the tower into the folder that retrieval.towers loads.
+"""Turn a checkpoint of the tower into the folder that retrieval.encoding.towers loads.
 
     python -m examples.small_clip.multilingual.export WORK/multilingual FOLDER
 

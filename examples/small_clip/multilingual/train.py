@@ -22,10 +22,10 @@ from tokenizers import Tokenizer
 from examples.small_clip.multilingual.lessons import Lessons, make_lessons, read_split
 from examples.small_clip.multilingual.names import LANGUAGES
 from examples.small_clip.multilingual.pieces import learn_pieces, shuffled_batches
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.encoder import load_encoder
-from retrieval.text_bag import Architecture, TextBag
-from retrieval.text_tower import TowerConfig
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.encoder import load_encoder
+from retrieval.encoding.text_bag import Architecture, TextBag
+from retrieval.encoding.text_tower import TowerConfig
 
 VOCAB_SIZE = 16_000
 HIDDEN = 512

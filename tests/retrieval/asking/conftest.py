@@ -12,7 +12,7 @@ from infra.cluster import Workers
 from pipeline.corpus import ColumnsManifest, Manifest, iter_samples, read_manifest, write_columns
 from retrieval import embed, index
 from retrieval.asking.asker import Asker
-from retrieval.embeddings import EMBEDDED_ENCODER
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
 from retrieval.search import Retriever
 
 NUM = 80

@@ -13,7 +13,7 @@ from pipeline.corpus import iter_samples, read_manifest
 from retrieval.asking.asker import Asker
 from retrieval.asking.question import Answer, Question, Term
 from retrieval.asking.ranking import SAME_URL, UNSAFE
-from retrieval.encoder import load_encoder
+from retrieval.encoding.encoder import load_encoder
 from retrieval.search import Retriever
 
 NUM = 80

@@ -7,7 +7,7 @@ from benchmarks.exact_index import ExactIndex
 from retrieval.captions import scores
 from retrieval.captions.neighbourhood import BLOCK, NOBODY, NUM_NEAR, blocks, is_among, look_around
 from retrieval.captions.scores import TEMPERATURE, PairScores, score_pairs
-from retrieval.embeddings import Modality
+from retrieval.embedding.embeddings import Modality
 
 NUM, DIM = 80, 24
 

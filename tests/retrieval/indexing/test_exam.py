@@ -6,7 +6,7 @@ import pytest
 
 from infra import storage
 from retrieval import knn
-from retrieval.embeddings import Part
+from retrieval.embedding.embeddings import Part
 from retrieval.indexing.exam import Exam, exams_of
 from retrieval.indexing.tuning import tuned
 

@@ -11,7 +11,7 @@ from infra.errors import ConfigError
 from infra.records import read_record
 from infra.summary import Summary
 from retrieval import index
-from retrieval.embeddings import index_url
+from retrieval.embedding.embeddings import index_url
 from retrieval.indexing import choice, kinds
 from retrieval.indexing.manifest import IndexManifest, Promise
 from retrieval.indexing.promise import PROCESS_BYTES, in_words, promise_of, ram_needed

@@ -25,7 +25,7 @@ from pipeline.corpus import (
     write_manifest,
     write_shard,
 )
-from retrieval.embeddings import (
+from retrieval.embedding.embeddings import (
     EmbeddingsManifest,
     Part,
     array_name,

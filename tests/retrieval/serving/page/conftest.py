@@ -36,7 +36,7 @@ from pipeline.corpus import (
     write_columns,
 )
 from retrieval import embed, index
-from retrieval.embeddings import EMBEDDED_ENCODER
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
 
 StartService = Callable[..., AbstractContextManager[httpx.Client]]
 

@@ -13,7 +13,7 @@ from infra.errors import ConfigError, ConflictError, InputError
 from pipeline import score, select
 from pipeline.corpus import Manifest, iter_samples, read_columns, read_manifest, read_selection
 from retrieval import embed
-from tests.retrieval.test_neighbours import DIM, NUM, normalized, write_embeddings
+from tests.retrieval.signals.test_neighbours import DIM, NUM, normalized, write_embeddings
 
 NUM_GROUPS = 3
 

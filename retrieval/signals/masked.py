@@ -27,10 +27,10 @@ from infra.records import read_record
 from pipeline.corpus import ColumnsManifest, Shard, iter_samples, read_manifest
 from pipeline.score import Options
 from retrieval.captions.corpus import EmbeddedCorpus
-from retrieval.pictures import decode_picture
+from retrieval.encoding.pictures import decode_picture
 
 if TYPE_CHECKING:
-    from retrieval.encoder import Encoder
+    from retrieval.encoding.encoder import Encoder
 
 TEXT_SIGNAL = "text_overlay"
 BATCH_SIZE = 64
@@ -89,7 +89,7 @@ class MaskedClipSignal:
 
     @cached_property
     def _encoder(self) -> "Encoder":
-        from retrieval.shard_embedding import limit_threads
+        from retrieval.embedding.shard_embedding import limit_threads
 
         limit_threads(int(self._options.get("num_threads") or 1))
         return self._corpus.load_encoder(self._options.get("device") or "cpu")

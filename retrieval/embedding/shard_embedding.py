@@ -1,7 +1,7 @@
 """What one worker does to embed a shard: read, decode beside that, encode, publish.
 
 Reads   ROOT/shards/<shard>.tar .parquet
-Writes  the shard's arrays and metadata, and its part's record last (retrieval/embeddings.py)
+Writes  the shard's arrays and metadata, and its part's record last (embeddings.py)
 
 One thread reads and others decode ahead while this one encodes. The interpreter's lock is held for
 a hundredth of what a picture takes to decode, so threads are enough: processes of their own would
@@ -27,8 +27,8 @@ from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import SUCCESS, Sample, Shard, iter_samples, read_rows, shard_url
 from retrieval.asking.clock import Seconds, timed
-from retrieval.embed_progress import Report
-from retrieval.embeddings import (
+from retrieval.embedding.embed_progress import Report
+from retrieval.embedding.embeddings import (
     Part,
     array_name,
     embeddings_url,
@@ -36,7 +36,7 @@ from retrieval.embeddings import (
     metadata_name,
     part_name,
 )
-from retrieval.encoder import Encoder
+from retrieval.encoding.encoder import Encoder
 
 BATCHES_AHEAD = 2
 """Decoded while one is encoded: enough that the encoder never waits, little enough for memory."""

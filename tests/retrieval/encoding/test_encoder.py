@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from infra.errors import ConfigError, InputError
-from retrieval.embeddings import DEFAULT_ENCODER, EMBEDDED_ENCODER
-from retrieval.encoder import Encoder, Precision, choose_precision, load_encoder
-from retrieval.pictures import decode_picture
+from retrieval.embedding.embeddings import DEFAULT_ENCODER, EMBEDDED_ENCODER
+from retrieval.encoding.encoder import Encoder, Precision, choose_precision, load_encoder
+from retrieval.encoding.pictures import decode_picture
 
-EMOJI = Path(__file__).parents[2] / "examples" / "emoji"
+EMOJI = Path(__file__).parents[3] / "examples" / "emoji"
 
 
 @pytest.fixture(scope="module")

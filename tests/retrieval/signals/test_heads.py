@@ -28,7 +28,7 @@ from pipeline.corpus import (
     write_shard,
 )
 from retrieval import embed
-from retrieval.embeddings import embeddings_url
+from retrieval.embedding.embeddings import embeddings_url
 
 HERE = Workers(local=True)
 DIM = 32

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.encoder import Encoder, load_encoder
-from retrieval.quick_text_tower import QuickTextTower, quick_text_tower
-from retrieval.weights import EMBEDDED_FOLDERS
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.encoder import Encoder, load_encoder
+from retrieval.encoding.quick_text_tower import QuickTextTower, quick_text_tower
+from retrieval.encoding.weights import EMBEDDED_FOLDERS
 
-CAPTIONS = Path(__file__).parents[2] / "examples" / "emoji" / "captions.csv"
+CAPTIONS = Path(__file__).parents[3] / "examples" / "emoji" / "captions.csv"
 HARD = [
     *("it's  &amp;amp; a “café” naïve 日本語 😀 x<start_of_text>y 12345 re'll THE", "a" * 500),
     *("word " * 100, "ﬁﬃ ½ \u200b\ufeff zero", "I'VE don't 'S", "x <end_of_text> y", "."),
@@ -84,7 +84,7 @@ def test_another_kind_of_tower_is_not_computed(tmp_path: Path) -> None:
 
 def test_it_needs_neither_torch_nor_open_clip() -> None:
     code = (
-        "import sys; from retrieval.quick_text_tower import quick_text_tower as make;"
+        "import sys; from retrieval.encoding.quick_text_tower import quick_text_tower as make;"
         f"make({EMBEDDED_ENCODER!r}).encode_texts(['a cat']);"
         "sys.exit(any(name in sys.modules for name in ('torch', 'open_clip', 'torchvision')))"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from infra.cluster import Workers
 from pipeline.corpus import Manifest
 from retrieval.embed import Config, run
-from retrieval.embeddings import embeddings_url
+from retrieval.embedding.embeddings import embeddings_url
 
 SEED = 4
 NUM_SHARDS, SAMPLES_A_SHARD = 120, 2

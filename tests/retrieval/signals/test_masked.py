@@ -22,8 +22,8 @@ from pipeline.corpus import (
 )
 from retrieval import embed
 from retrieval.captions.corpus import EmbeddedCorpus
-from retrieval.masked import paint_over
-from retrieval.pictures import decode_picture
+from retrieval.encoding.pictures import decode_picture
+from retrieval.signals.masked import paint_over
 
 HERE = Workers(local=True)
 WITH_TEXT = (1, 4)

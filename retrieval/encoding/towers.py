@@ -5,7 +5,7 @@
 
 A tower belongs to one encoder, its teacher, and to no other weights of it: vectors of two spaces
 can be compared without an error and mean nothing. This module says which tower belongs to which
-encoder and imports no model library; the towers themselves are in retrieval/text_tower.py.
+encoder and imports no model library; the towers themselves are in retrieval/encoding/text_tower.py.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from infra.errors import ConfigError
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.weights import EMBEDDED_TOWERS, HUB_PREFIX
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.weights import EMBEDDED_TOWERS, HUB_PREFIX
 
 TOWERS = {
     EMBEDDED_ENCODER: "Carrara-S-multilingual/emoji_names",
@@ -76,10 +76,10 @@ def tower_of(encoder: str, weights_digest: str, device: str = "cpu") -> Tower:
 def load_tower(name: str, device: str = "cpu") -> Tower:
     """By a name that `multilingual_of` gave; `device` is for open_clip's, the embedded one is
     small. Raises InputError for weights that can't be had."""
-    from retrieval.text_tower import EmbeddedTower, EncoderTower
+    from retrieval.encoding.text_tower import EmbeddedTower, EncoderTower
 
     if name in EMBEDDED_TOWERS:
         return EmbeddedTower(name, EMBEDDED_TOWERS[name])
-    from retrieval.encoder import load_encoder
+    from retrieval.encoding.encoder import load_encoder
 
     return EncoderTower(name, load_encoder(name, device))

@@ -22,12 +22,12 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from infra.errors import InputError
-from retrieval.embeddings import EMBEDDED_ENCODER
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
 
-_SHIPPED = Path(__file__).parent / "models"
+_SHIPPED = Path(__file__).parents[1] / "models"
 EMBEDDED_FOLDERS = {EMBEDDED_ENCODER: _SHIPPED / "Carrara-S"}
 EMBEDDED_TOWERS = {"Carrara-S-multilingual/emoji_names": _SHIPPED / "Carrara-S-multilingual"}
-"""Text towers only; see retrieval.towers."""
+"""Text towers only; see retrieval.encoding.towers."""
 CONFIG_NAME = "open_clip_config.json"
 HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 FOLDER_NAMES = (HUB_NAMES[0], "open_clip_pytorch_model.safetensors", HUB_NAMES[1])
@@ -51,7 +51,7 @@ class Weights:
 
 
 def find_weights(name: str) -> Weights:
-    """See `retrieval.encoder.load_encoder` for the names; raises InputError."""
+    """See `retrieval.encoding.encoder.load_encoder` for the names; raises InputError."""
     if name in EMBEDDED_FOLDERS:
         return _in_folder(name, EMBEDDED_FOLDERS[name])
     if name.startswith(HUB_PREFIX):

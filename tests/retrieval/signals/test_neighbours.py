@@ -18,7 +18,7 @@ from pipeline import score
 from pipeline.corpus import Manifest, read_columns, read_manifest, read_rows
 from retrieval import index
 from retrieval.captions.mix import Mix
-from retrieval.embeddings import (
+from retrieval.embedding.embeddings import (
     EmbeddingsManifest,
     Modality,
     Part,

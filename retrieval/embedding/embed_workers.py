@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from infra.cluster import Workers, connect
-from retrieval.embed_progress import Report
-from retrieval.embeddings import Part
+from retrieval.embedding.embed_progress import Report
+from retrieval.embedding.embeddings import Part
 
 if TYPE_CHECKING:
     from retrieval.embed import Config
-    from retrieval.shard_embedding import ShardEmbedder
+    from retrieval.embedding.shard_embedding import ShardEmbedder
 
 WORKERS_A_GPU = 8
 """Where the user leaves it open: each reads and decodes with its share of the cores, and what one
@@ -52,8 +52,8 @@ def share_gpus(workers: Workers, num_cpus: float, num_gpus: float) -> Workers:
 
 
 def make_worker(config: "Config", width: int, report: Report) -> "ShardEmbedder":
-    from retrieval.encoder import load_encoder
-    from retrieval.shard_embedding import ShardEmbedder, limit_threads
+    from retrieval.embedding.shard_embedding import ShardEmbedder, limit_threads
+    from retrieval.encoding.encoder import load_encoder
 
     num_threads = max(1, int(config.workers.cpus_per_worker))
     limit_threads(num_threads)
@@ -62,6 +62,6 @@ def make_worker(config: "Config", width: int, report: Report) -> "ShardEmbedder"
 
 
 def make_trial(config: "Config") -> Callable[[str], int]:
-    from retrieval.encoder import load_encoder
+    from retrieval.encoding.encoder import load_encoder
 
     return lambda name: load_encoder(name, config.device, config.precision).dim

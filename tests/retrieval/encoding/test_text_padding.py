@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from infra.errors import InputError
-from retrieval.encoder import Encoder, load_encoder
-from retrieval.text_padding import lengths_needed
+from retrieval.encoding.encoder import Encoder, load_encoder
+from retrieval.encoding.text_padding import lengths_needed
 
 TEXTS = ["red cat", "chat", "a b c d e f g h i j k l m n o p q r s t u v w x y z", "", "chat rouge"]
 

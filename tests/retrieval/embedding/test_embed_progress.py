@@ -4,7 +4,14 @@ import pytest
 
 from infra.cluster import Workers
 from infra.progress import LINE_EVERY_S, track
-from retrieval.embed_progress import ASKED_EVERY_S, Progress, Tally, followed, said, tallied
+from retrieval.embedding.embed_progress import (
+    ASKED_EVERY_S,
+    Progress,
+    Tally,
+    followed,
+    said,
+    tallied,
+)
 
 
 class Recorded:

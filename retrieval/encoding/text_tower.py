@@ -1,7 +1,7 @@
 """Text towers at work: words in many languages -> unit vectors of another encoder's space.
 
 Reads   retrieval/models/<tower>/   tower.json, tokenizer.json, model.safetensors
-        or open_clip's multilingual models, as retrieval.encoder loads them
+        or open_clip's multilingual models, as retrieval.encoding.encoder loads them
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 
 from infra.errors import ConflictError, InputError
 from infra.records import read_record
-from retrieval.encoder import TEXT_BATCH, Encoder
-from retrieval.text_bag import Architecture, TextBag
-from retrieval.towers import TOWERS
-from retrieval.weights import sha256
+from retrieval.encoding.encoder import TEXT_BATCH, Encoder
+from retrieval.encoding.text_bag import Architecture, TextBag
+from retrieval.encoding.towers import TOWERS
+from retrieval.encoding.weights import sha256
 
 MAX_CHARACTERS = 2000
 """No text's first tokens reach so far; more would only be read and cut."""

@@ -10,12 +10,12 @@ from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from pipeline.corpus import Manifest
 from retrieval import embed, index
-from retrieval.embeddings import DEFAULT_ENCODER, EMBEDDED_ENCODER
-from retrieval.encoder import load_encoder
+from retrieval.embedding.embeddings import DEFAULT_ENCODER, EMBEDDED_ENCODER
+from retrieval.encoding.encoder import load_encoder
+from retrieval.encoding.text_tower import EmbeddedTower, EncoderTower
+from retrieval.encoding.towers import Tower, load_tower, multilingual_of, tower_of
+from retrieval.encoding.weights import EMBEDDED_TOWERS, weights_digest
 from retrieval.search import Retriever
-from retrieval.text_tower import EmbeddedTower, EncoderTower
-from retrieval.towers import Tower, load_tower, multilingual_of, tower_of
-from retrieval.weights import EMBEDDED_TOWERS, weights_digest
 
 (NAME,) = EMBEDDED_TOWERS
 SCRIPTS = [

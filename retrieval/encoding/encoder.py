@@ -22,9 +22,9 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from infra.errors import ConfigError, InputError
-from retrieval.preprocess import Preprocess
-from retrieval.text_padding import encode_tokens, lengths_needed
-from retrieval.weights import find_weights, sha256
+from retrieval.encoding.preprocess import Preprocess
+from retrieval.encoding.text_padding import encode_tokens, lengths_needed
+from retrieval.encoding.weights import find_weights, sha256
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Of the arithmetic. "auto": bf16 where the hardware has it, see `choose_precision`."""

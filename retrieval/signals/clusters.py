@@ -31,7 +31,7 @@ from pipeline.corpus import Shard
 from pipeline.score import Options
 from retrieval.captions.corpus import EmbeddedCorpus, whole_number
 from retrieval.captions.examples import Examples
-from retrieval.embeddings import embeddings_url
+from retrieval.embedding.embeddings import embeddings_url
 from retrieval.knn import VectorStream, evenly_spaced
 
 ROWS_A_CLUSTER = 40

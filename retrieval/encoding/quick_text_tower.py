@@ -4,7 +4,7 @@ Reads   open_clip_config.json and the weights beside it (safetensors), open_clip
 
 torch, torchvision and timm take some four seconds to import; a caption takes milliseconds. So the
 plain transformer of Radford et al. 2021 (section 2.4) is computed here, for encoders that lie in a
-folder: the shipped one, the user's own and the hub's. All others take `retrieval.encoder`, and a
+folder: the shipped one, the user's own and the hub's. All others take `encoder.py`, and a
 test holds the two against each other.
 
 Shapes: L tokens, w the width, h heads, d the width of the shared space.
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from retrieval.weights import CONFIG_NAME, find_weights, sha256
+from retrieval.encoding.weights import CONFIG_NAME, find_weights, sha256
 
 PLAIN_SETTINGS = {"context_length", "vocab_size", "width", "heads", "layers"}
 """Of text_cfg: a tower with any other is not computed here."""

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from infra.errors import InputError
-from retrieval.pictures import decode_picture
+from retrieval.encoding.pictures import decode_picture
 
 
 @pytest.mark.filterwarnings("ignore")  # what Pillow remarks on files that it does decode

@@ -21,7 +21,7 @@ from pipeline.pixels.exif import UPRIGHT
 from pipeline.pixels.jpeg import decode_jpeg
 from pipeline.pixels.picture_header import UnusableError, read_turbo_header
 from pipeline.pixels.pixel_settings import MAX_IMAGE_AREA
-from retrieval.pictures import decode_picture
+from retrieval.encoding.pictures import decode_picture
 
 Pixels = NDArray[np.uint8]
 """[H, W, 3], RGB."""

@@ -14,9 +14,9 @@ from PIL import Image, ImageCms
 from benchmarks.photos import photos
 from infra.errors import InputError
 from pipeline.pixels.jpeg import reduction_for
-from retrieval.embeddings import EMBEDDED_ENCODER
-from retrieval.encoder import load_encoder
-from retrieval.preprocess import Pixels, Preprocess
+from retrieval.embedding.embeddings import EMBEDDED_ENCODER
+from retrieval.encoding.encoder import load_encoder
+from retrieval.encoding.preprocess import Pixels, Preprocess
 
 ROUNDING = 2
 """Levels of 255 by which a resize in whole numbers may differ from Pillow's."""
