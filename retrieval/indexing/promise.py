@@ -9,7 +9,7 @@ from retrieval.indexing.kinds import build_bytes, estimated_bytes
 from retrieval.indexing.manifest import Measurement, Promise
 
 PROCESS_BYTES = 250 * 10**6
-"""The program itself with its libraries, before it reads any vector; measured: 190 MB."""
+"""A budget for the program itself; with its libraries, before any vector, it takes some 100 MB."""
 SAMPLE_SHARE = 8
 """A training sample takes at most the RAM divided by this, and the sample that kinds are compared
 on, both modalities together, as much."""
