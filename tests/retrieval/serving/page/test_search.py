@@ -79,8 +79,8 @@ def test_links_of_the_laion_page_open_here(visit: Any) -> None:
 def test_back_returns_to_the_pictures_and_the_place_left(visit: Any) -> None:
     page = visit.open(f"?query=face&{PLAIN}")
     before = visit.captions[:40]
-    page.mouse.move(700, 500)
-    page.mouse.wheel(0, 700)
+    page.wait_for_function("() => document.documentElement.scrollHeight > innerHeight + 700")
+    page.evaluate("scrollTo({top: 700, behavior: 'instant'})")
     page.wait_for_function("() => scrollY === 700")
     visit.hits.nth(20).locator(".picture").dispatch_event("click")  # where it is: no scrolling
     page.wait_for_url(re.compile("uid="))
