@@ -48,7 +48,7 @@ PEER_TARGET, ALONE_TARGET = 2.0, 0.9
 READ_BACK = """
 import sys
 from embedding_reader import EmbeddingReader
-reader = EmbeddingReader(sys.argv[1] + "/img_emb", "npy", metadata_folder=sys.argv[1] + "/metadata",
+reader = EmbeddingReader(sys.argv[1] + "/img_emb", metadata_folder=sys.argv[1] + "/metadata",
                          meta_columns=["image_path", "caption"], file_format="parquet_npy")
 rows = [len(batch) for batch, meta in reader(batch_size=1000, show_progress=False)]
 print(sum(rows))
