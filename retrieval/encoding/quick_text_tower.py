@@ -144,7 +144,7 @@ class _Tokenizer:
     """CLIP's byte-pair encoding, from the vocabulary in open_clip, merged by `tokenizers`."""
 
     def __init__(self) -> None:
-        import regex  # type: ignore[import-untyped]
+        import regex
         from tokenizers.models import BPE
 
         spec = importlib.util.find_spec("open_clip")
