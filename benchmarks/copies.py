@@ -22,15 +22,8 @@ from PIL import Image, ImageOps
 
 from benchmarks.drawn import Drawn, drawn
 from infra.cluster import Workers
-from pipeline.corpus import (
-    ROW_SCHEMA,
-    SUCCESS,
-    Manifest,
-    Sample,
-    sample_uid,
-    write_manifest,
-    write_shard,
-)
+from pipeline.corpus import ROW_SCHEMA, SUCCESS, Manifest, write_manifest, write_shard
+from pipeline.sample import Sample, sample_uid
 from retrieval import embed, index
 from retrieval.copies import CopyDetector, CopyVerdict
 from retrieval.embedding.embeddings import EMBEDDED_ENCODER

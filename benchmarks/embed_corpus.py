@@ -13,13 +13,12 @@ from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
     Manifest,
-    Sample,
     Shard,
     manifest_url,
-    sample_uid,
     write_manifest,
     write_shard,
 )
+from pipeline.sample import Sample, sample_uid
 from retrieval.encoding.weights import EMBEDDED_FOLDERS
 
 NUM_SHARDS = 8

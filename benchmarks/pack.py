@@ -25,16 +25,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.weighed import Weighed, run_weighed
-from pipeline.corpus import (
-    ROW_SCHEMA,
-    Manifest,
-    Sample,
-    Shard,
-    read_manifest,
-    sample_uid,
-    write_manifest,
-    write_shard,
-)
+from pipeline.corpus import ROW_SCHEMA, Manifest, Shard, read_manifest, write_manifest, write_shard
+from pipeline.sample import Sample, sample_uid
 from pipeline.select import Config as SelectConfig
 from pipeline.select import run as select
 

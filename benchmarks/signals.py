@@ -39,12 +39,11 @@ from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
     Manifest,
-    Sample,
     read_manifest,
-    sample_uid,
     write_manifest,
     write_shard,
 )
+from pipeline.sample import Sample, sample_uid
 from pipeline.score import SIGNALS, CorpusSignal, load_signal
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"

@@ -13,9 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -26,6 +24,7 @@ from infra.config import digest_of
 from infra.errors import DamagedError, InputError
 from infra.records import read_record
 from pipeline import tar
+from pipeline.sample import PackedSample, Sample, group_members, pack_sample, sample_of
 
 SCHEMA_VERSION = 1
 SUCCESS = "success"
@@ -116,35 +115,6 @@ class ColumnsManifest(BaseModel):
     config_digest: str
     corpus_digest: str
     files: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture with its caption, as stored in a tar."""
-
-    key: str
-    uid: str
-    caption: str
-    image: bytes
-    extension: str
-    """Of the picture's member: "jpg", "png", "webp"."""
-    metadata: dict[str, Any]
-    """The member {key}.json: the sample's row in the parquet."""
-
-
-@dataclass(frozen=True)
-class PackedSample:
-    """A sample as the bytes that it takes in a tar."""
-
-    key: str
-    image_size: int
-    members: bytes
-    """The picture's member first."""
-
-
-def sample_uid(url: str, caption: str) -> str:
-    """32 hex digits: the first 128 bits of sha256 over url, NUL, caption."""
-    return hashlib.sha256(f"{url}\0{caption}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 # Manifest
@@ -241,27 +211,6 @@ def _write_all(file: io.FileIO, data: bytearray) -> None:
     view.release()
 
 
-def pack_sample(sample: Sample) -> PackedSample:
-    contents = {
-        sample.extension: sample.image,
-        "txt": sample.caption.encode("utf-8", "replace"),
-        "json": _metadata_text(sample.metadata).encode("utf-8", "replace"),
-    }
-    members = (tar.member(f"{sample.key}.{name}", data) for name, data in contents.items())
-    return PackedSample(sample.key, len(sample.image), b"".join(chain.from_iterable(members)))
-
-
-def _metadata_text(metadata: dict[str, Any]) -> str:
-    """json.dumps with indent=4, as img2dataset writes it."""
-    if not metadata or any(isinstance(value, dict | list | tuple) for value in metadata.values()):
-        return json.dumps(metadata, indent=4, ensure_ascii=False, sort_keys=True)
-    # Only without `indent` does Python's json use its encoder in C; a flat object is the same.
-    return "{\n    " + _FLAT_JSON.encode(metadata)[1:-1] + "\n}"
-
-
-_FLAT_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",\n    ", ": "))
-
-
 def _with_places(rows: pa.Table, places: dict[str, tuple[int, int]]) -> pa.Table:
     found = [places.get(key, (None, None)) for key in rows["key"].to_pylist()]
     columns = [pa.array(column, pa.int64()) for column in zip(*found, strict=True)] or [
@@ -292,8 +241,8 @@ def iter_samples(root: str, shard: Shard) -> Iterator[Sample]:
         with storage.open_read(url) as opened:
             hashed = _HashedReader(opened)
             file = io.BufferedReader(hashed, READ_BYTES)
-            for key, members in _group_members(tar.iter_members(file)):
-                yield _sample(key, members)
+            for key, members in group_members(tar.iter_members(file)):
+                yield sample_of(key, members)
                 num_read += 1
             while file.read(READ_BYTES):
                 pass
@@ -324,12 +273,6 @@ def check_tar(root: str, shard: Shard) -> None:
         raise _damaged(root, url, "other bytes than its manifest says")
 
 
-def unpack_sample(members: bytes) -> Sample:
-    """A sample from the members of a tar that it is."""
-    ((key, by_extension),) = _group_members(tar.iter_members(io.BytesIO(members)))
-    return _sample(key, by_extension)
-
-
 class _HashedReader(io.RawIOBase):
     """A file read once, from its start, and the digest of what went by."""
 
@@ -354,26 +297,6 @@ def _damaged(root: str, url: str, reason: str) -> DamagedError:
         f"shard {url}: damaged ({reason}); `carrara verify {root}` lists all damaged shards, "
         "remove them and run the command that made them again"
     )
-
-
-def _group_members(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    key, members = "", dict[str, bytes]()
-    for name, content in files:
-        stem, _, extension = name.partition(".")
-        if stem != key and members:
-            yield key, members
-            members = {}
-        key = stem
-        members[extension] = content
-    if members:
-        yield key, members
-
-
-def _sample(key: str, members: dict[str, bytes]) -> Sample:
-    metadata = json.loads(members.pop("json"))
-    caption = members.pop("txt").decode("utf-8")
-    ((extension, image),) = members.items()
-    return Sample(key, metadata["uid"], caption, image, extension, metadata)
 
 
 def read_rows(root: str, shard: Shard, columns: list[str] | None = None) -> pa.Table:

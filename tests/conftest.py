@@ -19,16 +19,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.corpus import (
-    ROW_SCHEMA,
-    SUCCESS,
-    Manifest,
-    Sample,
-    Shard,
-    sample_uid,
-    write_manifest,
-    write_shard,
-)
+from pipeline.corpus import ROW_SCHEMA, SUCCESS, Manifest, Shard, write_manifest, write_shard
+from pipeline.sample import Sample, sample_uid
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 

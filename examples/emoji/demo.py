@@ -152,7 +152,7 @@ def _some_swapped_uids(folder: Path) -> list[str]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from pipeline.corpus import sample_uid
+    from pipeline.sample import sample_uid
 
     rows = pq.read_table(folder / "pairs.parquet")
     swapped = rows.filter(pc.field("planted") == "swapped caption").slice(0, NUM_SHOWN).to_pylist()

@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from pipeline.corpus import SUCCESS, Sample, write_shard
+from pipeline.corpus import SUCCESS, write_shard
 from pipeline.downloading.shard_rows import RowOutcome
 from pipeline.picture_hash import distance, from_hex
+from pipeline.sample import Sample
 
 HASH_MISMATCH = "hash mismatch"
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from infra import storage
 from infra.errors import ShortfallError
-from pipeline.corpus import SUCCESS, Sample, write_shard
+from pipeline.corpus import SUCCESS, write_shard
 from pipeline.downloading.decoder import DecodeJob
 from pipeline.downloading.decoder_process import DecodedPicture
 from pipeline.downloading.decoding import Decoders
@@ -41,6 +41,7 @@ from pipeline.downloading.worklist import (
 )
 from pipeline.fetching.fetch import Failure, Fetcher, FetchSettings
 from pipeline.fetching.preflight import preflight
+from pipeline.sample import Sample
 from pipeline.takedown.blocklists import load_blocklist
 from pipeline.takedown.tombstones import Tombstones, read_tombstones
 

@@ -31,12 +31,12 @@ from pipeline.corpus import (
     Shard,
     manifest_url,
     read_rows,
-    sample_uid,
     shard_files,
     shard_url,
     write_manifest,
 )
 from pipeline.downloading.pairs import PairList
+from pipeline.sample import sample_uid
 
 DEDUP_MEMORY = "1GB"
 DUPLICATE = "duplicate"

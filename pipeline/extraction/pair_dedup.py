@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import storage
-from pipeline.corpus import sample_uid
 from pipeline.extraction.extract_records import Run
+from pipeline.sample import sample_uid
 
 ROWS_A_RUN = 100_000
 CHARACTERS_A_RUN = 1 << 26

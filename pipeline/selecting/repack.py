@@ -33,17 +33,14 @@ from pipeline.corpus import (
     PLACE_SCHEMA,
     SUCCESS,
     Manifest,
-    PackedSample,
-    Sample,
     Shard,
     check_tar,
     iter_samples,
-    pack_sample,
     read_rows,
     shard_url,
-    unpack_sample,
     write_packed_shard,
 )
+from pipeline.sample import PackedSample, Sample, pack_sample, unpack_sample
 from pipeline.selecting.pack_plan import Plan
 from pipeline.selecting.splits import as_uids
 from pipeline.selecting.spool import RowSpool, SampleSpool

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.corpus import PackedSample
+from pipeline.sample import PackedSample
 
 BUFFER_BYTES = 64 << 20
 """Held in memory before it goes to the files, so that these need not all be open. While one thread

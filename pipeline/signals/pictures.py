@@ -13,7 +13,8 @@ from typing import Any, Literal
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.corpus import Sample, Shard, iter_samples
+from pipeline.corpus import Shard, iter_samples
+from pipeline.sample import Sample
 
 MAX_AREA = Image.MAX_IMAGE_PIXELS or 1 << 26
 """Pixels beyond which Pillow speaks of a bomb; by the header, before anything is decoded."""

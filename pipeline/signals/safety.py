@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.corpus import Sample, Shard
+from pipeline.corpus import Shard
+from pipeline.sample import Sample
 from pipeline.score import Options
 from pipeline.signals.pictures import Scores, score_pictures
 from pipeline.signals.shipped import device_identity, open_session, shipped_model

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.corpus import Sample, Shard
+from pipeline.corpus import Shard
+from pipeline.sample import Sample
 from pipeline.score import Options
 from pipeline.signals.pictures import Scores, score_pictures
 from pipeline.signals.shipped import device_identity, num_threads, shipped_model

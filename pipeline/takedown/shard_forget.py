@@ -20,7 +20,6 @@ from pipeline.corpus import (
     SUCCESS,
     ColumnsManifest,
     Manifest,
-    Sample,
     Shard,
     iter_samples,
     read_rows,
@@ -28,6 +27,7 @@ from pipeline.corpus import (
     write_shard,
 )
 from pipeline.picture_hash import from_hex, picture_hash
+from pipeline.sample import Sample
 from pipeline.signals.hashes import decode_pixels
 from pipeline.takedown.blocklists import load_blocklist, match_of
 from pipeline.takedown.tombstones import Tombstones, redact

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from infra import storage
 from infra.progress import track
-from pipeline.corpus import Manifest, Sample, Shard, iter_samples, read_rows
+from pipeline.corpus import Manifest, Shard, iter_samples, read_rows
+from pipeline.sample import Sample
 from pipeline.takedown.shard_forget import bits_of_file, quarantine_shards
 from pipeline.takedown.tombstones import Tombstones
 

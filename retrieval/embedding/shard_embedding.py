@@ -25,7 +25,8 @@ import torch
 
 from infra import storage
 from infra.errors import DamagedError, InputError
-from pipeline.corpus import SUCCESS, Sample, Shard, iter_samples, read_rows, shard_url
+from pipeline.corpus import SUCCESS, Shard, iter_samples, read_rows, shard_url
+from pipeline.sample import Sample
 from retrieval.asking.clock import Seconds, timed
 from retrieval.embedding.embed_progress import Report
 from retrieval.embedding.embeddings import (

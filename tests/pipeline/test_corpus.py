@@ -10,14 +10,12 @@ import pytest
 from pipeline.corpus import (
     PLACE_SCHEMA,
     ROW_SCHEMA,
-    Sample,
     iter_samples,
-    pack_sample,
     read_image,
     read_rows,
-    sample_uid,
     write_shard,
 )
+from pipeline.sample import Sample, pack_sample, sample_uid
 
 
 def _sample(number: int) -> Sample:

@@ -26,12 +26,13 @@ from infra import storage
 from infra.cluster import Workers
 from infra.errors import ConflictError, InputError, ShortfallError
 from infra.summary import Summary
-from pipeline.corpus import iter_samples, read_manifest, read_rows, sample_uid
+from pipeline.corpus import iter_samples, read_manifest, read_rows
 from pipeline.download import Config, run
 from pipeline.downloading import worklist
 from pipeline.downloading.pairs import open_pairs
 from pipeline.downloading.shard_rows import shard_key
 from pipeline.picture_hash import picture_hash
+from pipeline.sample import sample_uid
 from pipeline.takedown.tombstones import Tombstone, add_tombstones, url_digest
 
 if TYPE_CHECKING:

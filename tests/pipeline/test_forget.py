@@ -22,18 +22,17 @@ from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
     Manifest,
-    Sample,
     iter_samples,
     read_columns,
     read_image,
     read_manifest,
     read_rows,
     read_selection,
-    sample_uid,
     write_manifest,
     write_shard,
 )
 from pipeline.dedup import stage as dedup
+from pipeline.sample import Sample, sample_uid
 from pipeline.takedown.asked import Request, asked_for
 from pipeline.takedown.receipts import Receipt, read_receipts
 from pipeline.takedown.tombstones import TAKEN_DOWN, Tombstone, add_tombstones, read_tombstones

@@ -22,8 +22,6 @@ from pipeline import pack, select, verify
 from pipeline.corpus import (
     ColumnsManifest,
     Manifest,
-    PackedSample,
-    Sample,
     iter_samples,
     read_image,
     read_manifest,
@@ -32,6 +30,7 @@ from pipeline.corpus import (
     write_columns,
 )
 from pipeline.picture_hash import picture_hash
+from pipeline.sample import PackedSample, Sample
 from pipeline.selecting import repack, spool
 from pipeline.takedown.tombstones import (
     Kind,

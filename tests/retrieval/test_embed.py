@@ -15,13 +15,13 @@ from infra.errors import ConfigError, ConflictError, InputError, ShortfallError
 from infra.summary import Summary
 from pipeline.corpus import (
     Manifest,
-    Sample,
     iter_samples,
     read_manifest,
     read_rows,
     write_manifest,
     write_shard,
 )
+from pipeline.sample import Sample
 from retrieval import embed
 from retrieval.embedding.embed_workers import share_gpus
 from retrieval.embedding.embeddings import (

@@ -22,7 +22,6 @@ from infra.summary import Summary
 from pipeline import pack
 from pipeline.corpus import (
     Manifest,
-    Sample,
     iter_samples,
     read_manifest,
     read_rows,
@@ -31,6 +30,7 @@ from pipeline.corpus import (
     write_shard,
 )
 from pipeline.fetching.fetch import FetchSettings
+from pipeline.sample import Sample
 from retrieval import embed, index, query
 from retrieval.asking.pages import data_uri
 from retrieval.embedding.embeddings import encoder_slug

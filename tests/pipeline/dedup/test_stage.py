@@ -23,17 +23,16 @@ from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
     Manifest,
-    Sample,
     list_signals,
     read_columns,
     read_manifest,
-    sample_uid,
     write_columns,
     write_manifest,
     write_shard,
 )
 from pipeline.dedup import stage
 from pipeline.picture_hash import picture_hash
+from pipeline.sample import Sample, sample_uid
 from pipeline.signals.hashes import decode_pixels
 from pipeline.takedown.tombstones import Tombstone, add_tombstones
 

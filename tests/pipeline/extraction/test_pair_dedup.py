@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus import sample_uid
 from pipeline.extraction import pair_dedup
 from pipeline.extraction.extract_records import Run
 from pipeline.extraction.pair_dedup import (
@@ -23,6 +22,7 @@ from pipeline.extraction.pair_dedup import (
     merge_range,
     ranges,
 )
+from pipeline.sample import sample_uid
 
 WHOLE = Range(0, NUM_HIGH)
 

@@ -13,7 +13,6 @@ from infra.cluster import Workers
 from infra.errors import ConfigError
 from pipeline import score
 from pipeline.corpus import (
-    Sample,
     iter_samples,
     read_columns,
     read_manifest,
@@ -21,6 +20,7 @@ from pipeline.corpus import (
     write_manifest,
     write_shard,
 )
+from pipeline.sample import Sample
 from pipeline.signals import shipped
 from pipeline.signals.pictures import decode
 from pipeline.signals.safety import SafetySignal

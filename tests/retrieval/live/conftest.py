@@ -16,15 +16,14 @@ from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
     Manifest,
-    Sample,
     Shard,
     manifest_url,
     read_manifest,
     read_rows,
-    sample_uid,
     write_manifest,
     write_shard,
 )
+from pipeline.sample import Sample, sample_uid
 from retrieval.embedding.embeddings import (
     EmbeddingsManifest,
     Part,

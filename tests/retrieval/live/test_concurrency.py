@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus import sample_uid
+from pipeline.sample import sample_uid
 from retrieval import index
 from retrieval.search import Retriever, Snapshot
 

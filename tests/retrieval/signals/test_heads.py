@@ -20,13 +20,13 @@ from infra.summary import Summary
 from pipeline import score
 from pipeline.corpus import (
     Manifest,
-    Sample,
     iter_samples,
     read_columns,
     read_rows,
     write_manifest,
     write_shard,
 )
+from pipeline.sample import Sample
 from retrieval import embed
 from retrieval.embedding.embeddings import embeddings_url
 

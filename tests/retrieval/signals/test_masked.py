@@ -12,7 +12,6 @@ from infra.errors import ConflictError, InputError
 from pipeline import score
 from pipeline.corpus import (
     Manifest,
-    Sample,
     iter_samples,
     read_columns,
     read_manifest,
@@ -20,6 +19,7 @@ from pipeline.corpus import (
     write_manifest,
     write_shard,
 )
+from pipeline.sample import Sample
 from retrieval import embed
 from retrieval.captions.corpus import EmbeddedCorpus
 from retrieval.encoding.pictures import decode_picture

@@ -27,14 +27,8 @@ from playwright.sync_api import (
 
 from infra import storage
 from infra.cluster import Workers
-from pipeline.corpus import (
-    ColumnsManifest,
-    Manifest,
-    Sample,
-    iter_samples,
-    read_manifest,
-    write_columns,
-)
+from pipeline.corpus import ColumnsManifest, Manifest, iter_samples, read_manifest, write_columns
+from pipeline.sample import Sample
 from retrieval import embed, index
 from retrieval.embedding.embeddings import EMBEDDED_ENCODER
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from pipeline.corpus import Sample
+from pipeline.sample import Sample
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from pipeline.corpus import Sample
+from pipeline.sample import Sample
 
 Visitor = Callable[..., Any]
 PLAIN = "?dedup=false&uniqueUrls=false&safe=false"

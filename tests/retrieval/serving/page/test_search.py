@@ -10,7 +10,8 @@ import httpx
 from playwright.sync_api import expect
 
 from pipeline import select
-from pipeline.corpus import Sample, read_selection
+from pipeline.corpus import read_selection
+from pipeline.sample import Sample
 from retrieval.asking.algebra import parse_algebra
 
 Visitor = Callable[..., Any]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from pipeline.corpus import Sample
+from pipeline.sample import Sample
 
 Visitor = Callable[..., Any]
 PLAIN = "dedup=false&uniqueUrls=false&safe=false"
