@@ -7,6 +7,7 @@
 import hashlib
 import io
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -52,6 +53,66 @@ def pack_sample(sample: Sample) -> PackedSample:
     }
     members = (tar.member(f"{sample.key}.{name}", data) for name, data in contents.items())
     return PackedSample(sample.key, len(sample.image), b"".join(chain.from_iterable(members)))
+
+
+def key_of(members: bytes) -> str:
+    """Of a sample as it lies in a tar."""
+    return tar.name_of(members).partition(".")[0]
+
+
+def rekey(members: bytes, new: dict[str, Any]) -> PackedSample | None:
+    """A sample as `pack_sample` laid it in a tar, with `new` in its metadata, a key among it: the
+    bytes that unpacking and packing it again would give, in a fraction of the time.
+
+    None where it lies otherwise.
+    """
+    view, key = memoryview(members), new["key"]
+    image_size = tar.size_of(view)
+    txt_at = tar.num_bytes(image_size)
+    if txt_at + tar.BLOCK > len(view):
+        return None
+    txt_size = tar.size_of(view[txt_at:])
+    json_at = txt_at + tar.num_bytes(txt_size)
+    if json_at + tar.BLOCK > len(view):
+        return None
+    image_name, txt_name, json_name = (tar.name_of(view[at:]) for at in (0, txt_at, json_at))
+    old_key, _, extension = image_name.partition(".")
+    if (txt_name, json_name) != (f"{old_key}.txt", f"{old_key}.json"):
+        return None
+    begin = json_at + tar.BLOCK
+    metadata = _with_entries(members[begin : begin + tar.size_of(view[json_at:])], new)
+    if metadata is None:
+        return None
+    parts = (
+        tar.header(f"{key}.{extension}", image_size),
+        view[tar.BLOCK : txt_at],
+        tar.header(f"{key}.txt", txt_size),
+        view[txt_at + tar.BLOCK : json_at],
+        *tar.member(f"{key}.json", metadata),
+    )
+    return PackedSample(key, image_size, b"".join(parts))
+
+
+def _with_entries(text: bytes, new: dict[str, Any]) -> bytes | None:
+    """What `_metadata_text` makes of the object that it has written as `text`, with `new` entries.
+
+    None where that can't be told from its lines: of an object in which others lie, whose lines are
+    further in, and perhaps of one with quotation marks.
+    """
+    if text[:7] != b'{\n    "' or b"\n     " in text or b'\\": ' in text:
+        return None
+    lines = text[7:-2].split(b',\n    "')
+    for name, value in new.items():
+        line = f'{name}": {_FLAT_JSON.encode(value)}'.encode()
+        encoded = name.encode()
+        at = bisect_left(lines, encoded, key=_name_in)
+        has_it = at < len(lines) and _name_in(lines[at]) == encoded
+        lines[at : at + has_it] = [line]
+    return b'{\n    "' + b',\n    "'.join(lines) + b"\n}"
+
+
+def _name_in(line: bytes) -> bytes:
+    return line.partition(b'": ')[0]
 
 
 def _metadata_text(metadata: dict[str, Any]) -> str:

@@ -31,6 +31,11 @@ def member(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
     return header(name, len(content)), content, bytes(-len(content) % BLOCK)
 
 
+def num_bytes(size: int) -> int:
+    """That a member takes whose content has this size."""
+    return BLOCK + size + -size % BLOCK
+
+
 def header(name: str, size: int) -> bytes:
     """One block, as tarfile writes it for a TarInfo of that name and size."""
     encoded, digits = name.encode("ascii"), b"%011o" % size
@@ -49,9 +54,18 @@ def header(name: str, size: int) -> bytes:
     )
 
 
-def end(num_bytes: int) -> bytes:
+def name_of(header: bytes | memoryview) -> str:
+    return bytes(header[_NAME]).partition(b"\0")[0].decode("utf-8")
+
+
+def size_of(header: bytes | memoryview) -> int:
+    """Of a member's content."""
+    return int(bytes(header[_SIZE]), 8)
+
+
+def end(size: int) -> bytes:
     """What closes a tar of so many bytes: two empty blocks, and zeros up to a whole record."""
-    return bytes(2 * BLOCK + -(num_bytes + 2 * BLOCK) % tarfile.RECORDSIZE)
+    return bytes(2 * BLOCK + -(size + 2 * BLOCK) % tarfile.RECORDSIZE)
 
 
 def iter_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
@@ -66,8 +80,7 @@ def iter_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
             return
         if head[_TYPE] not in (b"0", b"\0") or head[_MAGIC] != b"ustar":
             raise ValueError("a member is not a plain file")
-        name = head[_NAME].partition(b"\0")[0].decode("utf-8")
-        size = int(head[_SIZE], 8)
+        name, size = name_of(head), size_of(head)
         padding = -size % BLOCK
         content = _read(file, size)
         if len(content) < size or len(file.read(padding)) < padding:

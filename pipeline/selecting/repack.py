@@ -40,7 +40,14 @@ from pipeline.corpus import (
     shard_url,
     write_packed_shard,
 )
-from pipeline.sample import PackedSample, Sample, pack_sample, unpack_sample
+from pipeline.sample import (
+    PackedSample,
+    Sample,
+    key_of,
+    pack_sample,
+    rekey,
+    unpack_sample,
+)
 from pipeline.selecting.pack_plan import Plan
 from pipeline.selecting.splits import as_uids
 from pipeline.selecting.spool import RowSpool, SampleSpool
@@ -168,14 +175,14 @@ class Repacker:
         """By reads of their own; the tars are known to be what their manifest says."""
         spans = zip(*(rows[name].to_pylist() for name in (SOURCE, BEGIN, END)), strict=True)
         for (source, begin, end), new in zip(spans, _news(rows), strict=True):
-            sample = unpack_sample(tars.read(source, begin, end))
-            if sample.key != new["source_key"]:
+            members = tars.read(source, begin, end)
+            if (key := key_of(members)) != new["source_key"]:
                 url = shard_url(self._root, self._source.shards[source].name)
                 raise DamagedError(
-                    f"{url}: holds {sample.key} where its parquet tells of {new['source_key']}; "
+                    f"{url}: holds {key} where its parquet tells of {new['source_key']}; "
                     "pack it with --sequential"
                 )
-            yield _moved(sample, new)
+            yield rekey(members, new) or _moved(unpack_sample(members), new)
 
 
 class _Tars:

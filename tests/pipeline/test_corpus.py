@@ -1,11 +1,8 @@
 """The shards themselves: what is written can be read back, as a whole and one picture at a time."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pytest
 
 from pipeline.corpus import (
     PLACE_SCHEMA,
@@ -15,7 +12,7 @@ from pipeline.corpus import (
     read_rows,
     write_shard,
 )
-from pipeline.sample import Sample, pack_sample, sample_uid
+from pipeline.sample import Sample, sample_uid
 
 
 def _sample(number: int) -> Sample:
@@ -59,17 +56,3 @@ def test_rows_that_were_stored_before_get_their_new_places(tmp_path: Path) -> No
 def test_a_shard_without_a_row_can_be_written(tmp_path: Path) -> None:
     shard = write_shard(str(tmp_path), "00000", [], ROW_SCHEMA.empty_table(), {})
     assert read_rows(str(tmp_path), shard).num_rows == 0
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {},
-        {"url": 'a "quoted" line\n, "x": [1]', "width": 3, "score": 0.1, "exif": None, "ok": True},
-        {"nested": {"b": [1, 2], "a": {}}, "text": "é猫"},
-    ],
-)
-def test_metadata_is_written_as_img2dataset_writes_it(metadata: dict[str, Any]) -> None:
-    members = pack_sample(Sample("000000000", "0", "", b"", "jpg", metadata)).members
-    expected = json.dumps(metadata, indent=4, ensure_ascii=False, sort_keys=True).encode()
-    assert members.rstrip(b"\0").endswith(b"\0" + expected)
