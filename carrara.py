@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import cyclopts
@@ -26,6 +27,9 @@ from infra.errors import CarraraError, ConfigError
 from infra.summary import Summary, print_summary
 
 __version__ = "0.1.0"
+
+CONFIGS = Path(__file__).parent / "infra" / "configs"
+"""Settings that ship; `--config demo` means the one of that name."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def _application() -> App:
         Parameters
         ----------
         config:
-            TOML file with a table of settings for each stage.
+            TOML file with a table of settings for each stage, or the name of one that ships.
         json:
             Print one JSON object on stdout instead of a table.
         """
@@ -173,10 +177,14 @@ def _application() -> App:
 
 
 def _read_config(url: str) -> dict[str, dict[str, object]]:
+    shipped = {path.stem: path for path in CONFIGS.glob("*.toml")}
     try:
-        tables = tomllib.loads(storage.read_text(url))
+        tables = tomllib.loads(storage.read_text(str(shipped.get(url, url))))
     except FileNotFoundError:
-        raise ConfigError(f"--config {url}: no such file; expected a TOML file") from None
+        raise ConfigError(
+            f"--config {url}: no such file; expected a TOML file, or one of "
+            f"{', '.join(sorted(shipped))}"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {url}: not TOML ({error})") from None
     for name in tables:

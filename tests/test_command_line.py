@@ -1,8 +1,10 @@
 """The command line: light, strict, one line for a mistake."""
 
+import importlib
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,7 @@ def test_a_stage_s_help_loads_no_model_library_and_describes_every_setting(stage
         (["download", "a", "b", "--image-siez", "3"], "Did you mean --image-size?"),
         (["download", "a", "b", "--image-size", "large"], "--image-size 'large'"),
         (["download", "a", "b", "--config", "nowhere.toml"], "nowhere.toml: no such file"),
+        (["train", "a", "b", "--config", "dmo"], "dmo: no such file; expected a TOML file, or one"),
         (["verify", "nowhere"], "nowhere: no corpus here"),
     ],
 )
@@ -105,6 +108,17 @@ def test_a_setting_comes_from_the_default_then_the_file_then_the_command_line(
     config = read_manifest(str(root)).config
     chosen = (config["image_size"], config["resize_mode"], config["encode_quality"])
     assert chosen == (32, "border", 95)
+
+
+@pytest.mark.parametrize("path", sorted(carrara.CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_settings_that_ship_go_by_their_name_and_fit_their_stages(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stage, settings in tomllib.loads(path.read_text()).items():
+        config = importlib.import_module(carrara.STAGES[stage].module).Config
+        assert {name.partition(".")[0] for name in settings} <= set(config.model_fields), stage
+    assert carrara.run_command(["verify", "nowhere", "--config", path.stem]) == 2
+    assert "nowhere: no corpus here" in complaint(capsys)
 
 
 def test_json_is_one_object_on_stdout(
