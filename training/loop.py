@@ -13,7 +13,6 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +25,11 @@ from retrieval.encoding.encoder import load_encoder
 from training import checkpoint
 from training.config import Config
 from training.data import Batch, SampleStream, prefetched
-from training.diffusion import per_sample_loss, predicting_eps
+from training.diffusion import Network, make_objective
 from training.ema import EMA
 from training.log import Log, OnLog, add_event
 from training.order import Purpose, random
 from training.record import RunRecord
-from training.schedule import make_schedule
 from training.text import CaptionEncoder
 from training.unet import UNet
 
@@ -84,7 +82,7 @@ class Trainer:
         self.record, self.config, self.worker = record, config, worker
         self.positions = worker.positions(config.batch_size)
         self.stream = make_stream(config, num_decoders=2)
-        self.schedule = make_schedule(config.schedule, config.num_timesteps)
+        self.objective = make_objective(config, worker.device)
         self.captions = CaptionEncoder(
             load_encoder(config.encoder, str(worker.device)), worker.device
         )
@@ -127,7 +125,7 @@ class Trainer:
                     self.save()
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimizer step; returns this worker's loss and the gradient's norm."""
+        """One optimizer step; returns this worker's L_simple and the gradient's norm."""
         config, device = self.config, self.worker.device
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
@@ -145,16 +143,12 @@ class Trainer:
         for start in range(0, len(x_0), size):
             rows, last = slice(start, start + size), start + size >= len(x_0)
             with self._synchronised(last), self._autocast():
-                per_sample = per_sample_loss(
-                    self._denoise(tokens[rows], mask[rows]),
-                    x_0[rows],
-                    draws.t[rows],
-                    draws.eps[rows],
-                    self.schedule,
+                network = self._bound(tokens[rows], mask[rows])
+                per_sample = self.objective.per_sample_loss(
+                    network, x_0[rows], draws.t[rows], draws.eps[rows]
                 )
-                part = per_sample.sum() / len(x_0)
-                torch.autograd.backward(part)
-            loss += part.detach()
+                torch.autograd.backward(per_sample.weighted.sum() / len(x_0))
+            loss += per_sample.simple.detach().sum() / len(x_0)
         grad_norm = nn.utils.clip_grad_norm_(self.unet.parameters(), config.clip_norm)
         self.optimizer.step()
         self.ema.update(self.unet)
@@ -163,13 +157,13 @@ class Trainer:
     def _draws(self, shape: torch.Size) -> "Draws":
         return draw(self.config, self.step, shape, self.worker.device).part(self.positions)
 
-    def _denoise(self, tokens: Tensor, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        denoiser = predicting_eps(self.network, self.schedule, self.config.prediction)
+    def _bound(self, tokens: Tensor, mask: Tensor) -> Network:
+        def network(x_t: Tensor, t: Tensor) -> Tensor:
+            x_t = x_t.contiguous(memory_format=torch.channels_last)
+            output: Tensor = self.network(x_t, t, tokens, mask)
+            return output
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return denoiser(x_t.contiguous(memory_format=torch.channels_last), t, tokens, mask)
-
-        return denoise
+        return network
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients travel between workers once a step, with the last part of the batch."""

@@ -10,10 +10,10 @@ from infra.errors import InputError
 from retrieval.encoding.encoder import load_encoder
 from training import checkpoint
 from training.config import Config
-from training.diffusion import predicting_eps
+from training.diffusion import Objective, make_objective
 from training.record import read_record
 from training.samplers import SAMPLERS, OnStep, guided
-from training.schedule import Schedule, make_schedule
+from training.schedule import Schedule
 from training.text import CaptionEncoder
 from training.unet import IMAGE_CHANNELS, UNet
 
@@ -25,9 +25,13 @@ class TrainedModel:
     step: int
     """Of the checkpoint."""
     unet: UNet
-    schedule: Schedule
+    objective: Objective
     captions: CaptionEncoder
     device: torch.device
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.objective.schedule
 
     def draw(
         self,
@@ -42,15 +46,14 @@ class TrainedModel:
     ) -> Tensor:
         """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU."""
         size = self.config.image_size
-        denoiser = predicting_eps(self.unet, self.schedule, self.config.prediction)
         generator = torch.Generator().manual_seed(seed)
         images = []
         for start in range(0, len(captions), batch_size):
             tokens, mask = self.captions.encode(captions[start : start + batch_size])
             x_T = torch.randn(len(tokens), IMAGE_CHANNELS, size, size, generator=generator)
-            denoise = guided(denoiser, tokens, mask, guidance_scale)
+            network = guided(self.unet, tokens, mask, guidance_scale)
             x_0 = SAMPLERS[sampler](
-                denoise,
+                self.objective.denoise(network),
                 x_T.to(self.device),
                 self.schedule,
                 num_steps,
@@ -81,7 +84,7 @@ def load_model(run: str, step: int | None = None, device: str = "auto") -> Train
         config=config,
         step=found.step,
         unet=unet.to(place).eval(),
-        schedule=make_schedule(config.schedule, config.num_timesteps),
+        objective=make_objective(config, place),
         captions=captions,
         device=place,
     )

@@ -1,9 +1,10 @@
 """From noise to pictures: the samplers, and classifier-free guidance.
 
 A sampler is a function `(denoise, x_T, schedule, num_steps, generator) -> x_0`; `denoise` is
-`(x_t, t) -> eps` with the text already bound to it. With `on_step` it also shows every
-intermediate picture. All draws come from `generator`, on the generator's own device, so a
-seed on the CPU gives the same noise whatever device the network runs on.
+`(x_t, t) -> x_0`, the network's guess at the picture, with the text already bound to it. With
+`on_step` it also shows every intermediate picture. All draws come from `generator`, on the
+generator's own device, so a seed on the CPU gives the same noise whatever device the network
+runs on.
 """
 
 import functools
@@ -15,7 +16,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from training.diffusion import Denoise, Denoiser
+from training.diffusion import Denoise, Denoiser, Network
 from training.schedule import Schedule
 
 
@@ -61,23 +62,19 @@ def ddpm(
 
     `variance` is sigma_t^2: "small" is beta-tilde, "large" is beta (section 3.2). `clip` holds
     the predicted x_0 in [-1, 1] before the posterior mean is taken, as the paper's code does;
-    without it the mean is the line of Algorithm 2, to which it is equal while nothing clips.
+    without it the mean is the line of Algorithm 2, written in x_0 for eps.
     """
     sub, timesteps = schedule.subsequence(num_steps)
     variances = {"small": sub.posterior_variance, "large": sub.betas}[variance]
     x = x_T
     for i in reversed(range(num_steps)):
         t = torch.full((len(x),), timesteps[i], device=x.device)
-        eps = denoise(x, t).float()
-        alpha, alpha_cumprod = sub.alphas[i].item(), sub.alphas_cumprod[i].item()
-        x_0 = _predicted_x_0(x, eps, alpha_cumprod, clip)
-        if clip:
-            # DDPM equation 7.
-            beta, previous = sub.betas[i].item(), sub.alphas_cumprod_prev[i].item()
-            mean = math.sqrt(previous) * beta / (1 - alpha_cumprod) * x_0
-            mean = mean + math.sqrt(alpha) * (1 - previous) / (1 - alpha_cumprod) * x
-        else:
-            mean = (x - (1 - alpha) / math.sqrt(1 - alpha_cumprod) * eps) / math.sqrt(alpha)
+        x_0 = _picture(denoise, x, t, clip)
+        # Equation 7.
+        alpha, beta = sub.alphas[i].item(), sub.betas[i].item()
+        alpha_cumprod, previous = sub.alphas_cumprod[i].item(), sub.alphas_cumprod_prev[i].item()
+        mean = math.sqrt(previous) * beta / (1 - alpha_cumprod) * x_0
+        mean = mean + math.sqrt(alpha) * (1 - previous) / (1 - alpha_cumprod) * x
         x = mean if i == 0 else mean + math.sqrt(variances[i].item()) * _noise(x, generator)
         if on_step is not None:
             on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
@@ -102,10 +99,9 @@ def ddim(
     for i in reversed(range(num_steps)):
         t = torch.full((len(x),), timesteps[i], device=x.device)
         alpha_cumprod, previous = sub.alphas_cumprod[i].item(), sub.alphas_cumprod_prev[i].item()
-        eps = denoise(x, t).float()
-        x_0 = _predicted_x_0(x, eps, alpha_cumprod, clip)
-        if clip:  # the direction to x_t must agree with the picture that was clipped
-            eps = (x - math.sqrt(alpha_cumprod) * x_0) / math.sqrt(1 - alpha_cumprod)
+        x_0 = _picture(denoise, x, t, clip)
+        # The direction to x_t agrees with the picture, clipped or not.
+        eps = (x - math.sqrt(alpha_cumprod) * x_0) / math.sqrt(1 - alpha_cumprod)
         sigma = eta * math.sqrt(sub.posterior_variance[i].item())  # equation 16
         x = math.sqrt(previous) * x_0 + math.sqrt(max(0.0, 1 - previous - sigma**2)) * eps
         if sigma > 0:
@@ -125,7 +121,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 def guided(
     denoiser: Denoiser, text_tokens: Tensor, text_mask: Tensor, guidance_scale: float
-) -> Denoise:
+) -> Network:
     """Classifier-free guidance (Ho & Salimans 2022): eps_u + w (eps_c - eps_u).
 
     w = 1 is the conditional prediction, w = 0 the unconditional one. (The paper's w is this
@@ -135,7 +131,7 @@ def guided(
     tokens = torch.cat([text_tokens, text_tokens])
     mask = torch.cat([text_mask, torch.zeros_like(text_mask)])
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
         if guidance_scale == 1:
             return denoiser(x_t, t, text_tokens, text_mask)
         both = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), tokens, mask)
@@ -143,12 +139,11 @@ def guided(
         # lerp is exact at both ends, where u + w (c - u) rounds
         return torch.lerp(unconditional, conditional, guidance_scale)
 
-    return denoise
+    return network
 
 
-def _predicted_x_0(x_t: Tensor, eps: Tensor, alpha_cumprod: float, clip: bool) -> Tensor:
-    """Equation 4 solved for x_0 (DDPM equation 15)."""
-    x_0 = (x_t - math.sqrt(1 - alpha_cumprod) * eps) / math.sqrt(alpha_cumprod)
+def _picture(denoise: Denoise, x_t: Tensor, t: Tensor, clip: bool) -> Tensor:
+    x_0 = denoise(x_t, t).float()
     return x_0.clamp(-1, 1) if clip else x_0
 
 

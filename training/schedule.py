@@ -29,6 +29,18 @@ def cosine(num_timesteps: int) -> Tensor:
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=MAX_BETA)
 
 
+def with_zero_terminal_snr(betas: Tensor) -> Tensor:
+    """The betas whose last step leaves nothing of the picture (Lin et al. 2024, Algorithm 1):
+    sqrt(alphas_cumprod) is shifted to end at 0 and scaled to begin where it did."""
+    signal = (1 - betas).cumprod(0).sqrt()
+    if len(betas) == 1:
+        return torch.ones_like(betas)
+    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    alphas_cumprod = signal.square()
+    previous = torch.cat([signal.new_ones(1), alphas_cumprod[:-1]])
+    return 1 - alphas_cumprod / previous
+
+
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear, "cosine": cosine}
 
 
@@ -79,13 +91,8 @@ class Schedule:
         return Schedule.from_betas(1 - kept / previous), visited.tolist()
 
 
-def make_schedule(name: str, num_timesteps: int) -> Schedule:
+def make_schedule(name: str, num_timesteps: int, zero_terminal_snr: bool = False) -> Schedule:
     if name not in SCHEDULES:
         raise ConfigError(f"schedule is {name!r}: expected one of {', '.join(sorted(SCHEDULES))}")
-    return Schedule.from_betas(SCHEDULES[name](num_timesteps))
-
-
-def gather(table: Tensor, t: Tensor, num_dims: int) -> Tensor:
-    """`table[t]` as float32 `[B, 1, ...]` of `num_dims` dimensions, on the device of `t`."""
-    values = table.float().to(t.device)[t]
-    return values.view(-1, *[1] * (num_dims - 1))
+    betas = SCHEDULES[name](num_timesteps)
+    return Schedule.from_betas(with_zero_terminal_snr(betas) if zero_terminal_snr else betas)

@@ -88,14 +88,14 @@ def _plan(config: Config) -> _Plan:
 
     from retrieval.encoding.encoder import load_encoder
     from training.checkpoint import complete_steps
+    from training.diffusion import make_objective
     from training.loop import make_stream
     from training.record import RunRecord, holds
-    from training.schedule import make_schedule
     from training.unet import UNet
 
     if (num_workers := config.workers.num_workers) is not None:
         _check_shares(config.batch_size, num_workers)
-    make_schedule(config.schedule, config.num_timesteps)
+    make_objective(config)
     stream = make_stream(config, num_decoders=1)
     encoder = load_encoder(config.encoder)
     with torch.device("meta"):

@@ -4,18 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.diffusion import eps_from_x_0
 from training.samplers import SAMPLERS, Step, ddim, ddpm, guided
-from training.schedule import gather, make_schedule
+from training.schedule import make_schedule
 
 SCHEDULE = make_schedule("linear", 1000)
 
 
-def gaussian_eps(x_t: Tensor, t: Tensor, s: float) -> Tensor:
+def gaussian_x_0(x_t: Tensor, t: Tensor, s: float) -> Tensor:
     """The optimal denoiser of N(0, s^2)."""
-    abar = gather(SCHEDULE.alphas_cumprod, t, x_t.ndim)
-    one_minus = gather(1 - SCHEDULE.alphas_cumprod, t, x_t.ndim)
-    return one_minus.sqrt() * x_t / (abar * s**2 + one_minus)
+    abar = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+    return (abar.sqrt() * s**2 / (abar * s**2 + 1 - abar)).float() * x_t
 
 
 # Std of what Algorithm 2 makes of N(0, s^2) with the optimal eps: beta-tilde falls short of s
@@ -28,7 +26,7 @@ def test_ancestral_sampling_has_its_variances_std(s: float, variance: str, std: 
     generator = torch.Generator().manual_seed(0)
     x_T = torch.randn(1, 1, 250, 400, generator=generator)
     sampler = functools.partial(ddpm, variance=variance, clip=False)  # type: ignore[arg-type]
-    x_0 = sampler(lambda x, t: gaussian_eps(x, t, s), x_T, SCHEDULE, 1000, generator)
+    x_0 = sampler(lambda x, t: gaussian_x_0(x, t, s), x_T, SCHEDULE, 1000, generator)
     assert x_0.std().item() == pytest.approx(std, rel=0.003)
 
 
@@ -36,7 +34,7 @@ def test_ddim_keeps_the_std_of_the_data() -> None:
     generator = torch.Generator().manual_seed(0)
     x_T = torch.randn(1, 1, 200, 200, generator=generator)
     sampler = functools.partial(ddim, clip=False)
-    x_0 = sampler(lambda x, t: gaussian_eps(x, t, 0.5), x_T, SCHEDULE, 1000, generator)
+    x_0 = sampler(lambda x, t: gaussian_x_0(x, t, 0.5), x_T, SCHEDULE, 1000, generator)
     assert x_0.std().item() == pytest.approx(0.5, rel=0.01)
 
 
@@ -46,11 +44,10 @@ def test_samplers_land_on_the_pictures_of_the_empirical_optimum(name: str, num_s
     pictures = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        abar = gather(SCHEDULE.alphas_cumprod, t, 2).double()
+        abar = SCHEDULE.alphas_cumprod[t].view(-1, 1)
         gaps = x_t.flatten(1).double()[:, None] - abar.sqrt()[:, None] * pictures.flatten(1)
         weights = (-gaps.square().sum(-1) / (2 * (1 - abar))).softmax(-1)
-        x_0 = (weights @ pictures.flatten(1).double()).view_as(x_t)
-        return eps_from_x_0(x_t, x_0.float(), t, SCHEDULE)
+        return (weights @ pictures.flatten(1).double()).view_as(x_t).float()
 
     generator = torch.Generator().manual_seed(4)
     x_T = torch.randn(12, 3, 4, 4, generator=generator)
@@ -60,15 +57,25 @@ def test_samplers_land_on_the_pictures_of_the_empirical_optimum(name: str, num_s
     assert len(set(distances.argmin(1).tolist())) >= 3  # and not all on the same picture
 
 
-def test_clipped_mean_is_algorithm_2_while_nothing_clips() -> None:
-    x_T = 0.1 * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(5))
-
-    def run(clip: bool) -> Tensor:
-        generator = torch.Generator().manual_seed(6)
-        zero = functools.partial(gaussian_eps, s=1e-3)  # predicts x_0 near 0
-        return ddpm(zero, x_T, SCHEDULE, 100, generator, clip=clip)
-
-    torch.testing.assert_close(run(True), run(False), atol=1e-5, rtol=1e-4)
+def test_step_is_the_line_of_algorithm_2() -> None:
+    generator = torch.Generator().manual_seed(5)
+    x_T = torch.randn(2, 3, 4, 4, generator=generator)
+    steps: list[Step] = []
+    optimum = functools.partial(gaussian_x_0, s=0.5)
+    ddpm(
+        optimum, x_T, SCHEDULE, 1000, generator, clip=False, variance="large", on_step=steps.append
+    )
+    again = torch.Generator().manual_seed(5)
+    x = torch.randn(2, 3, 4, 4, generator=again)
+    for step in steps:
+        i = step.timestep
+        alpha, abar = SCHEDULE.alphas[i].item(), SCHEDULE.alphas_cumprod[i].item()
+        x_0 = optimum(x, torch.full((2,), i))
+        eps = (x - abar**0.5 * x_0) / (1 - abar) ** 0.5
+        x = (x - (1 - alpha) / (1 - abar) ** 0.5 * eps) / alpha**0.5
+        if i > 0:
+            x = x + (1 - alpha) ** 0.5 * torch.randn(x.shape, generator=again)
+        torch.testing.assert_close(step.x, x, atol=1e-5, rtol=1e-4)
 
 
 def test_on_step_sees_every_step_from_noise_to_picture() -> None:
@@ -76,7 +83,7 @@ def test_on_step_sees_every_step_from_noise_to_picture() -> None:
     generator = torch.Generator().manual_seed(7)
     x_T = torch.randn(1, 3, 4, 4, generator=generator)
     x_0 = ddpm(
-        functools.partial(gaussian_eps, s=0.5), x_T, SCHEDULE, 10, generator, on_step=steps.append
+        functools.partial(gaussian_x_0, s=0.5), x_T, SCHEDULE, 10, generator, on_step=steps.append
     )
     assert [step.index for step in steps] == list(range(10))
     assert steps[0].timestep == 999

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from infra.errors import ConfigError
-from training.schedule import cosine, gather, linear, make_schedule
+from training.schedule import cosine, linear, make_schedule, with_zero_terminal_snr
 
 
 def test_linear_table_has_the_closed_form_values() -> None:
@@ -41,14 +41,16 @@ def test_subsequence_keeps_alphas_cumprod_at_the_timesteps_it_visits(make: objec
     torch.testing.assert_close(whole.posterior_variance, full.posterior_variance)
 
 
-def test_gather_is_float32_of_the_float64_table() -> None:
-    schedule = make_schedule("linear", 1000)
-    t = torch.tensor([0, 999])
-    gathered = gather((1 - schedule.alphas_cumprod).sqrt(), t, 4)
-    assert gathered.shape == (2, 1, 1, 1)
-    assert gathered.dtype == torch.float32
-    # 1 - alphas_cumprod at t = 0 is beta_0 itself
-    assert gathered[0].item() == pytest.approx(0.01, rel=1e-7)
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_zero_terminal_snr_leaves_nothing_of_the_picture(name: str) -> None:
+    plain, rescaled = make_schedule(name, 1000), make_schedule(name, 1000, zero_terminal_snr=True)
+    assert rescaled.alphas_cumprod[-1] == 0
+    assert rescaled.betas[-1] == 1
+    torch.testing.assert_close(rescaled.alphas_cumprod[0], plain.alphas_cumprod[0])
+    # Algorithm 1 shifts and scales sqrt(alphas_cumprod): the differences stay in proportion.
+    steps, before = rescaled.alphas_cumprod.sqrt().diff(), plain.alphas_cumprod.sqrt().diff()
+    torch.testing.assert_close(steps / steps[0], before / before[0])
+    assert with_zero_terminal_snr(linear(1)).tolist() == [1]
 
 
 @pytest.mark.parametrize("num_steps", [0, 1001])
