@@ -1,6 +1,9 @@
 """`carrara serve` as a Ray Serve application: replicas on a cluster instead of one process.
 
-    serve run retrieval.serving.ray_serve:application roots='["s3://bucket/corpus"]'
+    applications:
+      - name: search
+        import_path: retrieval.serving.ray_serve:application
+        args: {roots: [s3://bucket/corpus]}
 
 Reads   what `carrara serve` reads, in each replica
 
