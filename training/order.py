@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     FLIPS = 2
     NOISE = 3
     DROPOUT = 4
+    SAMPLING = 10
 
 
 def random(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:

@@ -9,7 +9,7 @@ runs on.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -32,6 +32,9 @@ class Step:
 
 OnStep = Callable[[Step], None]
 
+# One for the batch, or one a picture: then its noise is its own, whatever is drawn beside it.
+Generators = torch.Generator | Sequence[torch.Generator]
+
 
 class Sampler(Protocol):
     def __call__(
@@ -40,7 +43,7 @@ class Sampler(Protocol):
         x_T: Tensor,
         schedule: Schedule,
         num_steps: int,
-        generator: torch.Generator,
+        generator: Generators,
         *,
         on_step: OnStep | None = None,
     ) -> Tensor: ...
@@ -52,7 +55,7 @@ def ddpm(
     x_T: Tensor,
     schedule: Schedule,
     num_steps: int,
-    generator: torch.Generator,
+    generator: Generators,
     *,
     on_step: OnStep | None = None,
     variance: Literal["small", "large"] = "small",
@@ -75,7 +78,7 @@ def ddpm(
         alpha_cumprod, previous = sub.alphas_cumprod[i].item(), sub.alphas_cumprod_prev[i].item()
         mean = math.sqrt(previous) * beta / (1 - alpha_cumprod) * x_0
         mean = mean + math.sqrt(alpha) * (1 - previous) / (1 - alpha_cumprod) * x
-        x = mean if i == 0 else mean + math.sqrt(variances[i].item()) * _noise(x, generator)
+        x = mean if i == 0 else mean + math.sqrt(variances[i].item()) * noise(x, generator)
         if on_step is not None:
             on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
     return x
@@ -87,7 +90,7 @@ def ddim(
     x_T: Tensor,
     schedule: Schedule,
     num_steps: int,
-    generator: torch.Generator,
+    generator: Generators,
     *,
     on_step: OnStep | None = None,
     eta: float = 0.0,
@@ -105,7 +108,7 @@ def ddim(
         sigma = eta * math.sqrt(sub.posterior_variance[i].item())  # equation 16
         x = math.sqrt(previous) * x_0 + math.sqrt(max(0.0, 1 - previous - sigma**2)) * eps
         if sigma > 0:
-            x = x + sigma * _noise(x, generator)
+            x = x + sigma * noise(x, generator)
         if on_step is not None:
             on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
     return x
@@ -147,5 +150,12 @@ def _picture(denoise: Denoise, x_t: Tensor, t: Tensor, clip: bool) -> Tensor:
     return x_0.clamp(-1, 1) if clip else x_0
 
 
-def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
+def noise(like: Tensor, generator: Generators) -> Tensor:
+    """Standard normal, of the same shape; from as many generators each picture from its own."""
+    if isinstance(generator, torch.Generator):
+        drawn = torch.randn(like.shape, generator=generator, device=generator.device)
+    else:
+        assert len(generator) == len(like)
+        shape = like.shape[1:]
+        drawn = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generator])
+    return drawn.to(like.device)
