@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 from infra.errors import InputError
-from retrieval.encoding.encoder import load_encoder
-from training import checkpoint
 from training.config import Config
 from training.diffusion import Objective, make_objective
-from training.record import read_record
-from training.samplers import SAMPLERS, OnStep, guided
+from training.order import Purpose, random
+from training.samplers import SAMPLERS, Generators, OnStep, guided, noise
 from training.schedule import Schedule
 from training.text import CaptionEncoder
 from training.unet import IMAGE_CHANNELS, UNet
@@ -24,7 +22,7 @@ class TrainedModel:
     """That it was trained with."""
     step: int
     """Of the checkpoint."""
-    unet: UNet
+    network: UNet
     objective: Objective
     captions: CaptionEncoder
     device: torch.device
@@ -42,30 +40,45 @@ class TrainedModel:
         guidance_scale: float,
         seed: int,
         batch_size: int,
+        first: int = 0,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU."""
+        """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU.
+
+        The noise of the i-th follows from (seed, first + i): what is drawn beside it, and how much
+        at once, changes a picture by rounding only.
+        """
         size = self.config.image_size
-        generator = torch.Generator().manual_seed(seed)
         images = []
         for start in range(0, len(captions), batch_size):
             tokens, mask = self.captions.encode(captions[start : start + batch_size])
-            x_T = torch.randn(len(tokens), IMAGE_CHANNELS, size, size, generator=generator)
-            network = guided(self.unet, tokens, mask, guidance_scale)
+            generators = picture_generators(seed, first + start, len(tokens))
+            blank = torch.empty(len(tokens), IMAGE_CHANNELS, size, size, device=self.device)
             x_0 = SAMPLERS[sampler](
-                self.objective.denoise(network),
-                x_T.to(self.device),
+                self.objective.denoise(guided(self.network, tokens, mask, guidance_scale)),
+                noise(blank, generators),
                 self.schedule,
                 num_steps,
-                generator,
+                generators,
                 on_step=on_step,
             )
             images.append(x_0.clamp(-1, 1).cpu())
         return torch.cat(images)
 
 
-def load_model(run: str, step: int | None = None, device: str = "auto") -> TrainedModel:
-    """The model of a checkpoint; `step` None is the newest. Raises InputError where none is."""
+def picture_generators(seed: int, first: int, num: int) -> Generators:
+    """One a picture, on the CPU, so that the noise is the same whatever the network runs on."""
+    seeds = [
+        int(random(seed, Purpose.SAMPLING, i).integers(2**62)) for i in range(first, first + num)
+    ]
+    return [torch.Generator().manual_seed(one) for one in seeds]
+
+
+def chosen_step(run: str, step: int | None) -> int:
+    """Of the checkpoint asked for, or the newest. Raises InputError where there is none."""
+    from training import checkpoint
+    from training.record import read_record
+
     config = read_record(run).config
     steps = checkpoint.complete_steps(run)
     if not steps:
@@ -73,17 +86,27 @@ def load_model(run: str, step: int | None = None, device: str = "auto") -> Train
             f"{run}: no checkpoint yet; let `carrara train` reach its first (every "
             f"{config.checkpoint_every} steps)"
         )
-    found = checkpoint.load(run, steps[-1] if step is None else step, ("ema",))
+    return steps[-1] if step is None else step
+
+
+def load_model(run: str, step: int | None = None, device: str = "auto") -> TrainedModel:
+    """The model of a checkpoint; `step` None is the newest. Raises InputError where none is."""
+    from retrieval.encoding.encoder import load_encoder
+    from training import checkpoint
+    from training.record import read_record
+
+    config = read_record(run).config
+    found = checkpoint.load(run, chosen_step(run, step), ("ema",))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)
     captions = CaptionEncoder(load_encoder(config.encoder, device), place)
-    unet = UNet(config.unet, config.image_size, captions.width)
-    unet.load_state_dict(found.parts["ema"])
+    network = UNet(config.unet, config.image_size, captions.width)
+    network.load_state_dict(found.parts["ema"])
     return TrainedModel(
         config=config,
         step=found.step,
-        unet=unet.to(place).eval(),
+        network=network.to(place).eval(),
         objective=make_objective(config, place),
         captions=captions,
         device=place,

@@ -1,152 +1,220 @@
-"""Pictures from captions: DDPM's Algorithm 2 with classifier-free guidance.
+"""Pictures from captions: DDPM's Algorithm 2 or a quicker sampler, with classifier-free guidance.
 
-Reads   RUN/run.json, the averaged weights of RUN's newest checkpoint or the one named
-Writes  a PNG grid, a row a caption, and if asked a strip of the pictures on their way out of the
-        noise. Captions, seed, checkpoint and settings stand in the PNG's text.
+    carrara sample RUN "a cat" "a red heart" --output x.png --strip strip.png --animation x.webp
+    carrara sample RUN --captions-file list.parquet --layout shards --output SAMPLES
+
+Reads   RUN/run.json, the averaged weights of RUN's newest checkpoint or the one named; captions
+Writes  as a grid: a PNG with a row a caption, drawn in this process, and if asked the pictures on
+        their way out of the noise, as a strip or moving
+        as files or shards: a set of any size, drawn by workers (training/drawing/sets.py)
+
+Captions, seed, checkpoint and settings stand in every PNG's text.
 """
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from infra import storage
-from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
-from infra.errors import InputError
+from infra.cluster import Workers
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place
+from infra.errors import ConfigError, InputError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
+from training.drawing.settings import DrawSettings
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
+    from training.drawing.frames import Frames
+    from training.drawing.request import Request
     from training.samplers import Step
 
 NUM_STRIP_FRAMES = 10
+NUM_ANIMATION_FRAMES = 48
+"""Three seconds."""
+GRID_NAME, SET_NAME = "samples.png", "samples"
 
 
-class Config(StageConfig):
+class Config(DrawSettings):
     """Draw pictures for captions with a trained model."""
 
     run: Annotated[Place, POSITIONAL]
     """The training run."""
     captions: Annotated[tuple[str, ...], POSITIONAL] = ()
     """What to draw; each caption is a row of the grid."""
-    output: str = "samples.png"
-    """The PNG to write: a path or URL."""
-    strip: str | None = None
+    captions_file: Annotated[Place | None, EXECUTION_ONLY] = None
+    """More captions: a .txt with one a line, or a .csv, .jsonl or .parquet."""
+    caption_column: str = "caption"
+    """Where the captions of a .csv, .jsonl or .parquet stand."""
+    output: Annotated[str | None, EXECUTION_ONLY] = None
+    """What to write, a path or URL: the grid's PNG, or the folder of a set; none: samples.png, or
+    samples."""
+    layout: Literal["grid", "files", "shards"] = "grid"
+    """One PNG with a row a caption; or a PNG a picture; or a corpus of PNGs in WebDataset shards.
+    The last two go on where they were stopped."""
+    strip: Annotated[str | None, EXECUTION_ONLY] = None
     """Also write a PNG of each caption's first picture from step T to step 1."""
+    animation: Annotated[str | None, EXECUTION_ONLY] = None
+    """Also write these first pictures coming out of the noise: a .gif, .webp or .apng."""
     num_images: int = Field(4, ge=1)
     """Pictures a caption."""
     guidance_scale: float = Field(3.0, ge=0)
     """How far the caption pulls: 1 is the plain conditional model, 0 ignores the caption."""
-    num_steps: int | None = Field(None, ge=1)
-    """Sampling steps; none: as many as the model was trained with."""
-    sampler: Literal["ddpm", "ddpm-large-variance", "ddim"] = "ddpm"
-    """ddpm is the paper's, with its smaller variance; ddim needs fewer steps."""
-    seed: int = Field(0, ge=0)
-    """Another seed, other pictures."""
-    checkpoint: int | None = None
-    """The step of the checkpoint to use; none: the newest."""
-    batch_size: Annotated[int, EXECUTION_ONLY] = Field(64, ge=1)
-    """Pictures drawn at once."""
-    device: Annotated[str, EXECUTION_ONLY] = "auto"
-    """cpu, cuda, or auto: a GPU where one is."""
+    init_image: Annotated[Place | None, EXECUTION_ONLY] = None
+    """A picture to begin from instead of noise."""
+    strength: float = Field(0.7, gt=0, le=1)
+    """How much of the way from noise is gone again from `init_image`: 1 leaves nothing of it."""
+    mask: Annotated[Place | None, EXECUTION_ONLY] = None
+    """A picture of the same shape, white where `init_image` is to be drawn anew, black where it
+    stays as it is."""
+    samples_per_shard: int = Field(1000, ge=1, le=10_000)
+    """Pictures of a set that a worker draws at a time."""
+    workers: Annotated[Workers, EXECUTION_ONLY] = Workers()
+    """Who draws a set; each takes a GPU where the cluster has some."""
+    overwrite: Annotated[bool, EXECUTION_ONLY] = False
+    """Replace a set of other captions or settings."""
 
 
 def run(config: Config) -> Summary:
-    from training.model import load_model
-    from training.sheet import draw_grid, draw_strip
-
+    _check(config)
     captions = _captions(config)
+    wanted = [caption for caption in captions for _ in range(config.num_images)]
     with Stopwatch() as watch:
-        model = load_model(config.run, config.checkpoint, config.device)
-        num_steps = config.num_steps or model.schedule.num_timesteps
-        wanted = [caption for caption in captions for _ in range(config.num_images)]
-        frames = Frames(num_steps)
-        num_batches = -(-len(wanted) // config.batch_size)
-        with track("sample", num_batches * num_steps, "steps") as bar:
-
-            def on_step(step: "Step") -> None:
-                bar.advance(1)
-                frames.add(step)
-
-            images = model.draw(
-                wanted,
-                num_steps=num_steps,
-                sampler=config.sampler,
-                guidance_scale=config.guidance_scale,
-                seed=config.seed,
-                batch_size=config.batch_size,
-                on_step=on_step,
-            )
-        about = config.model_dump(exclude={"output", "strip", "batch_size", "device"})
-        about |= {"checkpoint": model.step, "num_steps": num_steps}
-        step = config.num_images
-        rows = [images[i * step : (i + 1) * step] for i in range(len(captions))]
-        outputs = {"grid": _publish_png(config.output, draw_grid(captions, rows), about)}
-        if config.strip is not None:
-            strips = [frames.of(i * step) for i in range(len(captions))]
-            sheet = draw_strip(captions, strips, frames.timesteps)
-            outputs["strip"] = _publish_png(config.strip, sheet, about)
+        request = make_request(config)
+        if config.layout == "grid":
+            outputs, num_now = _draw_grid(config, request, captions), len(wanted)
+        else:
+            outputs = {"pictures": storage.absolute(config.output or SET_NAME)}
+            num_now = _draw_set(config, request, wanted, outputs["pictures"])
     return Summary(
         stage="sample",
         num_in=len(wanted),
-        num_out=len(images),
+        num_out=len(wanted),
         unit="pictures",
-        counts={"captions": len(captions)},
+        counts={"captions": len(captions)} | ({} if num_now == len(wanted) else {"now": num_now}),
         seconds=watch.seconds,
         outputs=outputs,
-        details=about,
+        details=request.about(),
     )
 
 
-class Frames:
-    """The pictures after `NUM_STRIP_FRAMES` of the steps, evenly spaced, the first and last too."""
+def make_request(config: Config) -> "Request":
+    """With the newest checkpoint and the model's own number of steps where none is named."""
+    from training.drawing.request import Request
+    from training.model import chosen_step
+    from training.record import read_record
 
-    def __init__(self, num_steps: int) -> None:
-        num = min(NUM_STRIP_FRAMES, num_steps)
-        self._wanted = {round(i * (num_steps - 1) / max(num - 1, 1)) for i in range(num)}
-        self._batches: list[list[Tensor]] = []
-        self.timesteps: list[int] = []
-        """The paper's t of each frame: T first, 1 last."""
-
-    def add(self, step: "Step") -> None:
-        if step.index == 0:
-            self._batches.append([])
-            self.timesteps.clear()
-        if step.index in self._wanted:
-            self._batches[-1].append(step.x.cpu())
-            self.timesteps.append(step.timestep + 1)
-
-    def of(self, picture: int) -> "list[Tensor]":
-        """The frames of the picture at this place, `[3, S, S]` each."""
-        for batch in self._batches:
-            if picture < len(batch[0]):
-                return [frame[picture] for frame in batch]
-            picture -= len(batch[0])
-        raise IndexError(picture)
+    trained = read_record(config.run).config
+    return Request(
+        run=config.run,
+        checkpoint=chosen_step(config.run, config.checkpoint),
+        sampler=config.sampler,
+        num_steps=config.num_steps or trained.num_timesteps,
+        guidance_scale=config.guidance_scale,
+        negative=config.negative,
+        rescale=config.rescale,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        device=config.device,
+        init_image=_read(config.init_image),
+        strength=config.strength,
+        mask=_read(config.mask),
+    )
 
 
-def _captions(config: Config) -> tuple[str, ...]:
-    if not config.captions:
-        raise InputError(
-            f'no captions: expected at least one, as in `carrara sample {config.run} "a cat"`'
+def _check(config: Config) -> None:
+    is_grid = config.layout == "grid"
+    for name in ("strip", "animation"):
+        if getattr(config, name) is not None and not is_grid:
+            raise ConfigError(f"--{name}: shows a grid's pictures; expected --layout grid with it")
+    if config.mask is not None and config.init_image is None:
+        raise ConfigError(
+            f"--mask {config.mask}: says where to draw a picture anew; expected --init-image with "
+            "it, that picture"
         )
-    if any(not caption.strip() for caption in config.captions):
+    if config.animation is not None:
+        from training.drawing.animation import check_name
+
+        check_name(config.animation)
+
+
+def _captions(config: Config) -> list[str]:
+    from training.drawing.captions import checked, read_captions
+
+    captions = checked(config.captions, "captions") if config.captions else []
+    if config.captions_file is not None:
+        captions += read_captions(config.captions_file, config.caption_column)
+    if not captions:
         raise InputError(
-            "a caption is empty: expected words; to draw without any, "
-            "--guidance-scale 0 ignores the caption"
+            f'no captions: expected at least one, as in `carrara sample {config.run} "a cat"`, or '
+            "--captions-file"
         )
-    return config.captions
+    return captions
 
 
-def _publish_png(url: str, image: "Image", about: dict[str, Any]) -> str:
-    from PIL.PngImagePlugin import PngInfo
+def _read(url: str | None) -> bytes | None:
+    """A picture's file; that it is one is seen before anything is drawn."""
+    if url is None:
+        return None
+    from retrieval.encoding.pictures import decode_picture
 
-    text = PngInfo()
-    for name, value in about.items():
-        text.add_itxt(name, value if isinstance(value, str) else json.dumps(value))
-    with storage.publish(url) as path:
-        image.save(path, format="PNG", pnginfo=text)
-    return url
+    try:
+        data = storage.read_bytes(url)
+        decode_picture(data)
+    except FileNotFoundError:
+        raise InputError(f"{url}: no such picture") from None
+    except InputError as error:
+        raise InputError(f"{url}: {error}") from None
+    return data
+
+
+def _draw_grid(config: Config, request: "Request", captions: list[str]) -> dict[str, str]:
+    from training.drawing.animation import publish_animation
+    from training.drawing.frames import Frames
+    from training.drawing.png import png_bytes
+    from training.sheet import draw_grid, draw_strip
+
+    num = config.num_images
+    firsts = range(0, num * len(captions), num)
+    strip = Frames(NUM_STRIP_FRAMES if config.strip else 0, firsts)
+    moving = Frames(NUM_ANIMATION_FRAMES if config.animation else 0, firsts)
+    wanted = [caption for caption in captions for _ in range(num)]
+    images = _draw(request, wanted, [strip, moving])
+    about: dict[str, Any] = {"captions": captions, **request.about()}
+    rows = [images[start : start + num] for start in firsts]
+    outputs = {"grid": config.output or GRID_NAME}
+    storage.publish_bytes(outputs["grid"], png_bytes(draw_grid(captions, rows), about))
+    if config.strip is not None:
+        sheet = draw_strip(captions, strip.by_picture(), strip.timesteps)
+        storage.publish_bytes(config.strip, png_bytes(sheet, about))
+        outputs["strip"] = config.strip
+    if config.animation is not None:
+        sheets = [draw_grid(captions, [[x] for x in step]) for step in moving.by_step()]
+        outputs["animation"] = publish_animation(config.animation, sheets)
+    return outputs
+
+
+def _draw_set(config: Config, request: "Request", wanted: list[str], output: str) -> int:
+    from training.drawing.sets import PictureSet, draw_set
+
+    assert config.layout != "grid"
+    pictures = PictureSet(output, config.layout, request, tuple(wanted), config.samples_per_shard)
+    return draw_set(pictures, config.workers, overwrite=config.overwrite)
+
+
+def _draw(request: "Request", wanted: list[str], watchers: "list[Frames]") -> "Tensor":
+    """In this process, with a bar that goes by sampling steps."""
+    from training.drawing.request import draw
+    from training.model import load_model
+
+    model = load_model(request.run, request.checkpoint, request.device)
+    num_batches = -(-len(wanted) // request.batch_size)
+    with track("sample", num_batches * request.num_steps, "steps") as bar:
+
+        def on_step(step: "Step") -> None:
+            bar.advance(1)
+            for watcher in watchers:
+                watcher.add(step, request.num_steps)
+
+        return draw(model, request, wanted, on_step=on_step)

@@ -14,9 +14,9 @@ LINE_HEIGHT = 20
 INK = (40, 40, 40)
 
 
-def draw_grid(captions: Sequence[str], rows: Sequence[Tensor]) -> Image.Image:
-    """A row of pictures a caption, `[n, 3, S, S]` in [-1, 1], its caption under it."""
-    return _sheet([[_picture(image) for image in row] for row in rows], captions, None)
+def draw_grid(captions: Sequence[str], rows: Sequence[Tensor | Sequence[Tensor]]) -> Image.Image:
+    """A row of pictures a caption, `[n, 3, H, W]` in [-1, 1], its caption under it."""
+    return _sheet([[_shown(image) for image in row] for row in rows], captions, None)
 
 
 def draw_strip(
@@ -24,16 +24,23 @@ def draw_strip(
 ) -> Image.Image:
     """One picture a row on its way out of the noise; over each column stands its step t."""
     labels = [f"t = {t}" for t in timesteps]
-    return _sheet([[_picture(frame) for frame in strip] for strip in strips], captions, labels)
+    return _sheet([[_shown(frame) for frame in strip] for strip in strips], captions, labels)
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """`[3, H, W]` in [-1, 1] -> its pixels, rounded to 8 bits."""
+    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _sheet(
     rows: list[list[Image.Image]], captions: Sequence[str], labels: list[str] | None
 ) -> Image.Image:
-    side = rows[0][0].width
+    side = max(picture.width for row in rows for picture in row)
+    height = max(picture.height for row in rows for picture in row)
     num_columns = max(len(row) for row in rows)
     top = GAP + (LINE_HEIGHT if labels else 0)
-    row_height = side + LINE_HEIGHT + GAP
+    row_height = height + LINE_HEIGHT + GAP
     size = (GAP + num_columns * (side + GAP), top + len(rows) * row_height)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
@@ -45,16 +52,16 @@ def _sheet(
         for column, picture in enumerate(row):
             sheet.paste(picture, (GAP + column * (side + GAP), y))
         text = _shortened(draw, caption, size[0] - 2 * GAP, font)
-        draw.text((GAP, y + side + 2), text, fill=INK, font=font)
+        draw.text((GAP, y + height + 2), text, fill=INK, font=font)
     return sheet
 
 
-def _picture(image: Tensor) -> Image.Image:
-    """`[3, S, S]` in [-1, 1] -> a picture of at least about MIN_SIDE."""
-    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
+def _shown(image: Tensor) -> Image.Image:
+    """`[3, H, W]` in [-1, 1] -> a picture at least about MIN_SIDE wide."""
+    picture = to_picture(image)
     factor = max(1, round(MIN_SIDE / picture.width))
-    return picture.resize((factor * picture.width,) * 2, Image.Resampling.BICUBIC)
+    size = (factor * picture.width, factor * picture.height)
+    return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def _shortened(
