@@ -3,10 +3,15 @@
 RUN/checkpoints/step-000500/model.safetensors       the weights
                             ema.safetensors         their moving average, for sampling
                             optimizer.safetensors   AdamW's moments, by parameter name
-                            checkpoint.json         step, digests, sha256 of the files; last
+                            checkpoint.json         step, settings, sha256 of the files; last
+
+Workers that hold the state in shards write a file each, model-00000-of-00004.safetensors and so on:
+their rows one after another, in the files' order, are the tensor. Loaded, it is whole again, so
+any number of workers goes on from what any other number wrote.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,6 +21,7 @@ from torch import Tensor, nn
 
 from infra import storage
 from infra.errors import DamagedError, InputError
+from training.parallel import WHOLE, Layout, local
 
 MANIFEST = "checkpoint.json"
 Tensors = dict[str, Tensor]
@@ -26,7 +32,8 @@ class CheckpointManifest(BaseModel):
 
     step: int
     """Optimizer steps taken."""
-    config_digest: str
+    config: dict[str, Any]
+    """The settings that decide what the weights are."""
     corpus_digest: str
     sha256: dict[str, str]
     """Of every file, by name."""
@@ -52,21 +59,44 @@ def checkpoint_url(run: str, step: int) -> str:
 
 def save(
     run: str, step: int, parts: dict[str, Tensors], *, config_digest: str, corpus_digest: str
-) -> None:
-    url = checkpoint_url(run, step)
-    storage.remove(storage.join(url, MANIFEST))  # a damaged one of this step must not outlive it
+) -> None:  # until loop.py has its writer
+    assert config_digest is not None
+    begin(run, step)
+    parts = {
+        p: {k: t.detach().cpu().contiguous() for k, t in ts.items()} for p, ts in parts.items()
+    }
+    digests = write(run, step, parts)
+    commit(
+        run, CheckpointManifest(step=step, config={}, corpus_digest=corpus_digest, sha256=digests)
+    )
+
+
+def begin(run: str, step: int) -> None:
+    """Before the first file of a checkpoint: a damaged one of this step must not outlive it."""
+    storage.remove(storage.join(checkpoint_url(run, step), MANIFEST))
+
+
+def write(
+    run: str, step: int, parts: dict[str, Tensors], shard: int = 0, num_shards: int = 1
+) -> dict[str, str]:
+    """Write one worker's files of a checkpoint; returns their sha256 by name."""
     digests = {}
     for part, tensors in parts.items():
-        name = f"{part}.safetensors"
-        file = storage.join(url, name)
-        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        with storage.publish(file) as path:
-            safetensors.torch.save_file(contiguous, path)
+        name = file_name(part, shard, num_shards)
+        with storage.publish(storage.join(checkpoint_url(run, step), name)) as path:
+            safetensors.torch.save_file(tensors, path)
             digests[name] = storage.sha256(str(path))
-    manifest = CheckpointManifest(
-        step=step, config_digest=config_digest, corpus_digest=corpus_digest, sha256=digests
-    )
-    storage.publish_text(storage.join(url, MANIFEST), manifest.model_dump_json(indent=2) + "\n")
+    return digests
+
+
+def file_name(part: str, shard: int, num_shards: int) -> str:
+    return f"{part}{'' if num_shards == 1 else f'-{shard:05d}-of-{num_shards:05d}'}.safetensors"
+
+
+def commit(run: str, manifest: CheckpointManifest) -> None:
+    """After the last file: from here on it is a checkpoint."""
+    url = storage.join(checkpoint_url(run, manifest.step), MANIFEST)
+    storage.publish_text(url, manifest.model_dump_json(indent=2) + "\n")
 
 
 def complete_steps(run: str) -> list[int]:
@@ -95,11 +125,19 @@ def load(run: str, step: int, parts: tuple[str, ...] = ("model", "ema", "optimiz
 
 
 def _load_part(url: str, manifest: CheckpointManifest, part: str) -> Tensors:
-    name = f"{part}.safetensors"
+    names = sorted(n for n in manifest.sha256 if n.partition(".")[0].partition("-")[0] == part)
+    shards: dict[str, list[Tensor]] = {}
+    for name in names:
+        for key, tensor in _load_file(url, name, manifest.sha256[name]).items():
+            shards.setdefault(key, []).append(tensor)
+    return {key: rows[0] if len(rows) == 1 else torch.cat(rows) for key, rows in shards.items()}
+
+
+def _load_file(url: str, name: str, sha256: str) -> Tensors:
     file = storage.join(url, name)
     try:
         with storage.local_copy(file) as path:
-            if storage.sha256(str(path)) != manifest.sha256[name]:
+            if storage.sha256(str(path)) != sha256:
                 raise DamagedError(f"checkpoint {url}: {name} does not match its sha256")
             return safetensors.torch.load_file(path)
     except FileNotFoundError:
@@ -134,7 +172,7 @@ def prune(run: str, keep_last: int, keep_every: int) -> None:
             storage.remove(url)
 
 
-def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     """The optimizer's state as flat named tensors: `<parameter>/exp_avg` and so on."""
     return {
         f"{name}/{key}": value
@@ -143,19 +181,32 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
+def load_weights(module: nn.Module, weights: Tensors, layout: Layout = WHOLE) -> None:
+    """Whole weights into the module, of which this worker may hold a shard."""
+    parameters = dict(module.named_parameters())
+    assert parameters.keys() == weights.keys()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            local(parameter).copy_(layout.rows(weights[name]))
+
+
 def load_optimizer_tensors(
-    module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Tensors,
+    layout: Layout = WHOLE,
 ) -> None:
-    places = {name: i for i, (name, _) in enumerate(module.named_parameters())}
-    parameters = list(module.parameters())
-    state: dict[int, dict[str, Tensor]] = {i: {} for i in places.values()}
+    parameters = dict(module.named_parameters())
+    places = {name: i for i, name in enumerate(parameters)}
+    state: dict[int, Tensors] = {i: {} for i in places.values()}
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition("/")
-        parameter, moment = parameters[places[name]], tensor
-        if tensor.shape == parameter.shape:
+        moment = tensor
+        if tensor.shape == parameters[name].shape:
             # The fused optimizer walks through memory: moments must lie as their parameter does,
             # which in channels-last is not as the file has them.
-            moment = torch.empty_like(parameter.detach(), dtype=tensor.dtype).copy_(tensor)
+            moment = torch.empty_like(parameters[name].detach(), dtype=tensor.dtype)
+            local(moment).copy_(layout.rows(tensor))
         state[places[name]][key] = moment
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

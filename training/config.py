@@ -122,8 +122,8 @@ class ParallelConfig(Settings):
     """How training is spread over the workers; the maths differs by rounding at most."""
 
     mode: Literal["ddp", "fsdp", "hsdp"] = "ddp"
-    """ddp: every worker holds all weights. fsdp: weights, averages and moments are cut into shards,
-    one a worker, for networks that don't fit otherwise. hsdp: in shards within groups of workers."""
+    """ddp: every worker holds all weights. fsdp: weights, averages and moments lie in shards, one a
+    worker, for networks that don't fit otherwise. hsdp: in shards within groups of workers."""
     shard_workers: int = Field(8, ge=1)
     """Workers of a group that share one copy of the state in hsdp: those of one machine."""
     min_workers: int | None = Field(None, ge=1)

@@ -1,0 +1,110 @@
+import math
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+
+from infra.errors import StorageError
+from pipeline.corpus import read_manifest
+from training.checkpoint import Tensors, complete_steps, load
+from training.config import Config
+from training.parallel import WHOLE, Worker
+from training.record import RunRecord
+from training.writer import CheckpointWriter
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+class HeldStore(MemoryFileSystem):  # type: ignore[misc]
+    """Storage whose writes wait until they are let through."""
+
+    protocol = "held"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    opened = threading.Event()
+
+    def put_file(self, *args: Any, **kwargs: Any) -> None:
+        assert self.opened.wait(60)
+        super().put_file(*args, **kwargs)
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    fsspec.register_implementation("held", HeldStore, clobber=True)
+    HeldStore.opened.clear()
+    yield HeldStore.opened
+    HeldStore.opened.set()
+    HeldStore.store.clear()
+
+
+@pytest.fixture
+def record_of(config_of: Callable[..., Config]) -> Callable[[str], RunRecord]:
+    def make(run: str) -> RunRecord:
+        config = config_of(run)
+        digest = read_manifest(config.root).digest
+        return RunRecord(config=config, corpus_digest=digest, encoder_digest="")
+
+    return make
+
+
+def state(device: str, value: float) -> dict[str, Tensors]:
+    weights = torch.full((4, 3, 2, 2), value, device=device)
+    moments = {"w/exp_avg": torch.full((4, 3), value, device=device), "w/step": torch.tensor(value)}
+    return {
+        "model": {"w": weights.to(memory_format=torch.channels_last)},
+        "ema": {"w": weights},
+        "optimizer": moments,
+    }
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_state_may_change_while_its_copy_is_written(
+    held: threading.Event, record_of: Callable[[str], RunRecord], device: str
+) -> None:
+    run = "held://run"
+    writer = CheckpointWriter(record_of(run), Worker(0, 1, torch.device(device)), WHOLE)
+    assert writer.is_free(0)
+    parts = state(device, 4.0)
+    writer.start(4, parts)
+    for tensors in parts.values():
+        for tensor in tensors.values():
+            tensor.fill_(math.nan)
+    assert not writer.is_free(0.1)
+    assert writer.written() is None
+    assert complete_steps(run) == []
+    held.set()
+    assert writer.is_free(None)
+    assert writer.written() == 4
+    found = load(run, 4)
+    for part, tensors in state("cpu", 4.0).items():
+        for name, tensor in tensors.items():
+            assert torch.equal(found.parts[part][name], tensor)
+
+
+def test_second_checkpoint_reuses_the_memory_of_the_first(
+    record_of: Callable[[str], RunRecord], tmp_path: Path
+) -> None:
+    run = str(tmp_path)
+    writer = CheckpointWriter(record_of(run), Worker(0, 1, torch.device("cpu")), WHOLE)
+    for step in (1, 2):
+        writer.start(step, state("cpu", float(step)))
+        assert writer.is_free(None)
+        assert writer.written() == step
+    assert load(run, 1).parts["model"]["w"].unique().tolist() == [1]
+    assert load(run, 2).parts["model"]["w"].unique().tolist() == [2]
+
+
+def test_place_that_cannot_be_written_is_told_at_the_next_look(
+    record_of: Callable[[str], RunRecord], tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").write_text("a file where a folder should be")
+    writer = CheckpointWriter(record_of(str(tmp_path)), Worker(0, 1, torch.device("cpu")), WHOLE)
+    writer.start(1, state("cpu", 1.0))
+    assert writer.is_free(None)
+    with pytest.raises(StorageError, match=r"checkpoints.*can't be written"):
+        writer.written()
