@@ -161,8 +161,9 @@ def _follow_selection(
     table = storage.read_table(takedown.url(path))
     forgotten = _is_forgotten(takedown, table["uid"])
     kept = table.filter(pc.invert(forgotten))
-    for uid in table.filter(pc.and_(forgotten, table["keep"]))["uid"].to_pylist():
-        followed.kept_by.setdefault(uid, []).append(name)
+    for row in table.filter(pc.and_(forgotten, table["keep"])).to_pylist():
+        followed.kept_by.setdefault(row["uid"], []).append(name)
+        followed.weights.setdefault(row["uid"], []).append(row["weight"])
     exchanged = {takedown.before.digest: takedown.after.digest, **digests}
     changed = {
         key: replaced(value, exchanged) if key in {"corpus_digest", "signals"} else value

@@ -3,8 +3,10 @@
 Writes  ROOT/receipts/<time>.json            what was asked, what was found, what became of it
         ROOT/receipts/<time>.files.parquet   path, before, after: sha256 of every file
         ROOT/receipts/<time>.rows.parquet    shard, key, uid, found_by, status, error_message,
-                                             kept_by: the place that each forgotten row had, and
-                                             the selections that kept it
+                                             kept_by, weights, width, height: the place that each
+                                             forgotten row had, its size, the selections that kept
+                                             it and with which weights: what a training run needs
+                                             to leave it out and keep all others where they are
 """
 
 from collections.abc import Iterable
@@ -20,7 +22,8 @@ from pipeline.takedown.tombstones import Kind
 
 ROWS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("shard", "key", "uid", "found_by", "status", "error_message")]
-    + [("kept_by", pa.list_(pa.string()))]
+    + [("kept_by", pa.list_(pa.string())), ("weights", pa.list_(pa.float32()))]
+    + [("width", pa.int32()), ("height", pa.int32())]
 )
 
 

@@ -137,6 +137,7 @@ def _commit(journal: Journal, before: Manifest, plan: Plan, swept: dict[str, Swe
                 **row.model_dump(),
                 "found_by": _found_by(plan, row),
                 "kept_by": followed.kept_by.get(row.uid or "", []),
+                "weights": followed.weights.get(row.uid or "", []),
             }
             for name, rows in found.items()
             for row in rows

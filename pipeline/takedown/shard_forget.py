@@ -51,6 +51,9 @@ class Found(BaseModel):
     status: str
     """What it was before."""
     error_message: str | None
+    width: int | None = None
+    height: int | None = None
+    """Of the picture as stored."""
 
 
 class Swept(BaseModel):
@@ -130,6 +133,8 @@ class ShardForgetter:
                 found_by=kind,
                 status=row["status"],
                 error_message=row["error_message"],
+                width=row["width"],
+                height=row["height"],
             )
 
     def _rewrite(self, shard: Shard, found: list[Found]) -> Shard:
@@ -153,7 +158,7 @@ class ShardForgetter:
         return shard.model_copy(update={"rows_sha256": storage.sha256(url)})
 
 
-FINDING = ["key", "uid", "url", "caption", "sha256", "status", "error_message"]
+FINDING = ["key", "uid", "url", "caption", "sha256", "status", "error_message", "width", "height"]
 
 
 def quarantine_folders(root: str) -> list[str]:

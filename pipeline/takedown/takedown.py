@@ -47,12 +47,15 @@ class Followed:
     """Indices that are made anew once all else is in place."""
     kept_by: dict[str, list[str]] = field(default_factory=dict)
     """By uid of what is forgotten, the selections that kept it."""
+    weights: dict[str, list[float]] = field(default_factory=dict)
+    """By uid, with which weight each of them did."""
 
     def add(self, other: "Followed") -> None:
         self.removed += other.removed
         self.digests |= other.digests
         self.rebuilds += other.rebuilds
         self.kept_by |= other.kept_by
+        self.weights |= other.weights
 
 
 def replaced(value: Any, digests: Mapping[str, str]) -> Any:
