@@ -7,15 +7,14 @@ from the table with the stage's name in the TOML file, then from the command lin
 done; 2: the user's mistake, one line; 1: work that fell short, named.
 """
 
-import datetime
 import difflib
-import json
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -25,8 +24,12 @@ from infra import storage
 from infra.config import StageConfig
 from infra.errors import CarraraError, ConfigError
 from infra.summary import Summary, print_summary
+from infra.watching.events import log_as_json, tell
+from infra.watching.run import Run, State, at_work
 
 __version__ = "0.1.0"
+
+INTERRUPTED = "interrupted; the same command again goes on from here"
 
 CONFIGS = Path(__file__).parent / "infra" / "configs"
 """Settings that ship; `--config demo` means the one of that name."""
@@ -37,7 +40,7 @@ class Stage:
     module: str
     help: str
     recorded: bool = True
-    """Its summary is kept in ROOT/runs/ (or RUN/runs/), where `report` finds it."""
+    """It is recorded in ROOT/runs/ (or RUN/runs/), where `runs` and `report` find it."""
 
 
 CHAPTERS: dict[str, dict[str, Stage]] = {
@@ -56,6 +59,7 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
             "pipeline.why", "All that is known of one row, and of what became of it.", False
         ),
         "verify": Stage("pipeline.verify", "Reread everything against its digests.", False),
+        "runs": Stage("pipeline.runs", "What ran when, its state, its cost, its digests.", False),
         "report": Stage("pipeline.report", "The corpus and its runs as one offline page.", False),
     },
     "From a corpus to answers": {
@@ -96,7 +100,7 @@ def run_command(argv: Sequence[str]) -> int:
     except CarraraError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on from here", file=sys.stderr)
+        tell("interrupted", INTERRUPTED)
         return 130
     return 0
 
@@ -115,21 +119,38 @@ def run_img2dataset(argv: Sequence[str]) -> int:
     except CarraraError as error:
         return _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on from here", file=sys.stderr)
+        tell("interrupted", INTERRUPTED)
         return 130
     return 0
 
 
-def execute(name: str, config: StageConfig, *, as_json: bool = False) -> Summary:
-    """Run a stage, keep its summary beside its output and print it."""
+def execute(
+    name: str, config: StageConfig, *, as_json: bool = False, metrics: str | None = None
+) -> Summary:
+    """Run a stage, keep its record beside its output and print its summary."""
     import importlib
 
     stage = STAGES[name]
-    summary: Summary = importlib.import_module(stage.module).run(config)
-    if stage.recorded:
-        _record(config, summary)
+    run = Run(name, _home(config) if stage.recorded else None, config)
+    with at_work(run), _metrics_of(run, metrics):
+        summary: Summary = importlib.import_module(stage.module).run(config)
+        run.end(State.DONE, summary=summary)
     print_summary(summary, as_json=as_json)
     return summary
+
+
+def _home(config: StageConfig) -> str:
+    places = config.model_dump(include={"root", "run"})
+    home: str = places.get("root") or places["run"]
+    return home
+
+
+def _metrics_of(run: Run, address: str | None) -> AbstractContextManager[None]:
+    if address is None:
+        return nullcontext()
+    from infra.watching.metrics import served
+
+    return served(run, address)
 
 
 def _application() -> App:
@@ -151,6 +172,8 @@ def _application() -> App:
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: str | None = None,
         json: Annotated[bool, Parameter(negative=())] = False,
+        log: Literal["text", "json"] = "text",
+        metrics: str | None = None,
     ) -> None:
         """Run a command.
 
@@ -160,7 +183,12 @@ def _application() -> App:
             TOML file with a table of settings for each stage, or the name of one that ships.
         json:
             Print one JSON object on stdout instead of a table.
+        log:
+            What goes to stderr meanwhile: text for people, or a JSON object a line.
+        metrics:
+            PORT or HOST:PORT at which Prometheus finds the command's metrics while it runs.
         """
+        log_as_json(log == "json")
         name = next((token for token in tokens if not token.startswith("-")), None)
         if name is not None and name not in STAGES:
             raise ConfigError(f"{name!r} is no command{_nearest(name)}; see `carrara --help`")
@@ -169,7 +197,7 @@ def _application() -> App:
             app.config = cyclopts.config.Dict(tables, source=config)
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         if name is not None and "config" in bound.arguments:
-            execute(name, bound.arguments["config"], as_json=json)
+            execute(name, bound.arguments["config"], as_json=json, metrics=metrics)
         else:  # --help and --version
             command(*bound.args, **bound.kwargs)
 
@@ -201,14 +229,6 @@ def _nearest(name: str) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _record(config: StageConfig, summary: Summary) -> None:
-    places = config.model_dump(include={"root", "run"})
-    home = places.get("root") or places["run"]
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%f")
-    text = json.dumps(summary.as_json(), indent=2)
-    storage.publish_text(storage.join(home, "runs", f"{now}-{summary.stage}.json"), text + "\n")
-
-
 def _validation_line(error: cyclopts.ValidationError) -> str:
     cause = error.__cause__
     if not isinstance(cause, ValidationError):
@@ -222,7 +242,7 @@ def _validation_line(error: cyclopts.ValidationError) -> str:
 
 
 def _fail(error: CarraraError) -> int:
-    print(f"carrara: {error}", file=sys.stderr)
+    tell("error", f"carrara: {error}", exit_code=error.exit_code)
     return error.exit_code
 
 

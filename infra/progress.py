@@ -1,9 +1,11 @@
-"""Progress on stderr: a bar on a terminal, elsewhere a plain line every few seconds."""
+"""Progress on stderr: a bar on a terminal, elsewhere a plain line every few seconds, with
+`--log json` one for programs. The run's record and its metrics follow it.
+"""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Protocol
 
 from rich.console import Console
@@ -18,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from infra.watching.events import logs_json, tell
+from infra.watching.run import Run, Task, current
+
 LINE_EVERY_S = 1.5
 
 
@@ -29,65 +34,91 @@ class Bar(Protocol):
 @contextmanager
 def track(description: str, total: int | None, unit: str) -> Iterator[Bar]:
     """A bar over `total` units, if it is known how many, for the length of the `with`."""
+    task = Task(description, unit, total)
+    run = current()
+    if run is not None:
+        run.begin(task)
+    with _shown(task) as shown:
+        yield _Counted(task, shown, run)
+
+
+class _Shown(Protocol):
+    """Where progress is drawn or written."""
+
+    def update(self) -> None:
+        """The task has gone on."""
+
+
+class _Counted:
+    """Keeps the task's count, and tells the run and whoever shows it."""
+
+    def __init__(self, task: Task, shown: _Shown, run: Run | None) -> None:
+        self._task, self._shown, self._run = task, shown, run
+        self._start = time.monotonic()
+
+    def advance(self, num: int, note: str = "") -> None:
+        task = self._task
+        task.done += num
+        task.note = note or task.note
+        task.seconds = time.monotonic() - self._start
+        self._shown.update()
+        if self._run is not None:
+            self._run.advanced()
+
+
+@contextmanager
+def _shown(task: Task) -> Iterator[_Shown]:
     console = Console(stderr=True)
-    if not console.is_terminal:
-        bar = _Lines(description, total, unit)
-        yield bar
-        bar.close()
+    if logs_json() or not console.is_terminal:
+        lines = _Lines(task)
+        yield lines
+        lines.close()
         return
     columns = (
         SpinnerColumn(),
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(f"{unit} {{task.fields[rate]}}"),
+        TextColumn(f"{task.unit} {{task.fields[rate]}}"),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=False) as progress:
-        task = progress.add_task(description, total=total, rate="", note="")
-        yield _Drawn(progress, task)
+        bar = progress.add_task(task.name, total=task.total, rate="", note="")
+        yield _Drawn(task, progress, bar)
 
 
 class _Drawn:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
+    def __init__(self, task: Task, progress: Progress, bar: TaskID) -> None:
+        self._task, self._progress, self._bar = task, progress, bar
 
-    def advance(self, num: int, note: str = "") -> None:
-        self._progress.advance(self._task, num)
-        task = self._progress.tasks[self._task]
-        rate = f"{task.completed / task.elapsed:,.0f}/s" if task.elapsed else ""
-        self._progress.update(self._task, rate=rate, note=note or task.fields["note"])
+    def update(self) -> None:
+        task = self._task
+        rate = f"{task.rate:,.0f}/s" if task.rate else ""
+        self._progress.update(self._bar, completed=task.done, rate=rate, note=task.note)
 
 
 class _Lines:
-    def __init__(self, description: str, total: int | None, unit: str) -> None:
-        self._description, self._total, self._unit = description, total, unit
-        self._done, self._written, self._note = 0, 0, ""
+    def __init__(self, task: Task) -> None:
+        self._task, self._written = task, 0
         self._start = self._last = time.monotonic()
 
-    def advance(self, num: int, note: str = "") -> None:
-        self._done += num
-        self._note = note or self._note
+    def update(self) -> None:
         if time.monotonic() - self._last >= LINE_EVERY_S:
             self._write()
 
     def close(self) -> None:
-        if self._written != self._done and time.monotonic() - self._start >= 2:
+        if self._written != self._task.done and time.monotonic() - self._start >= 2:
             self._write()
 
     def _write(self) -> None:
         self._last = time.monotonic()
-        self._written = self._done
-        elapsed_s = max(self._last - self._start, 1e-9)
-        rate = self._done / elapsed_s
-        eta = of_total = ""
-        if self._total is not None:
-            eta = f", {max(self._total - self._done, 0) / rate:,.0f} s to go" if rate else ""
-            of_total = f"/{self._total:,}"
-        note = f", {self._note}" if self._note else ""
-        line = f"{self._description}: {self._done:,}{of_total} {self._unit}"
-        print(f"{line}, {rate:,.1f}/s{eta}{note}", file=sys.stderr, flush=True)
+        task, self._written = self._task, self._task.done
+        of_total = "" if task.total is None else f"/{task.total:,}"
+        eta = "" if task.seconds_left is None else f", {task.seconds_left:,.0f} s to go"
+        note = f", {task.note}" if task.note else ""
+        line = f"{task.name}: {task.done:,}{of_total} {task.unit}, {task.rate:,.1f}/s{eta}{note}"
+        fields = asdict(task) | {"eta_s": task.seconds_left}
+        tell("progress", line, **fields)

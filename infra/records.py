@@ -12,10 +12,13 @@ from infra.errors import DamagedError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_record(url: str, model: type[Model]) -> Model:
-    """Raises DamagedError where the file isn't one, FileNotFoundError where it isn't there."""
+def read_record(url: str, model: type[Model], **besides: Any) -> Model:
+    """`besides` are fields that the file does not have.
+
+    Raises DamagedError where the file isn't one, FileNotFoundError where it isn't there.
+    """
     try:
-        return model.model_validate(read_mapping(url))
+        return model.model_validate(read_mapping(url) | besides)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -29,6 +29,7 @@ from infra.errors import DamagedError, InputError
 from infra.progress import track
 from infra.records import read_mapping
 from infra.summary import Stopwatch, Summary
+from infra.watching.runs import RecordedRun, finished_runs
 from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, selection_url
 from pipeline.pages import charts, gallery
 from pipeline.pages.card import card_text, check_own
@@ -230,22 +231,20 @@ def _histogram(
 def _stages(config: Config, manifest: Manifest) -> list[Section]:
     """One line a stage, in the order in which they first ran."""
     homes = [home for home in (config.root, config.packed, config.run) if home]
-    records = sorted(record for home in homes for record in _records(home))
     lines: dict[str, Section] = {}
-    for _, url in records:
-        summary = read_mapping(url)
-        before = lines.get(summary["stage"])
+    for run in finished_runs(homes):
+        before = lines.get(run.stage)
         # A second run of a finished stage takes no time: show the one that did the work.
-        if before and (before["in"], before["out"]) == (summary["num_in"], summary["num_out"]):
-            before["seconds"] = max(before["seconds"], summary["seconds"])
+        if before and (before["in"], before["out"]) == (run.num_in, run.num_out):
+            before["seconds"] = max(before["seconds"], run.seconds)
             continue
-        lines[summary["stage"]] = {
-            "stage": summary["stage"],
-            "in": summary["num_in"],
-            "out": summary["num_out"],
-            "unit": summary["unit"],
-            "seconds": summary["seconds"],
-            "size": _size_of(summary, manifest),
+        lines[run.stage] = {
+            "stage": run.stage,
+            "in": run.num_in,
+            "out": run.num_out,
+            "unit": run.unit,
+            "seconds": run.seconds,
+            "size": _size_of(run, manifest),
         }
     longest = max((line["seconds"] for line in lines.values()), default=0) or 1
     return [line | {"share": 100 * line["seconds"] / longest} for line in lines.values()]
@@ -254,9 +253,9 @@ def _stages(config: Config, manifest: Manifest) -> list[Section]:
 def _goodput(config: Config, funnel: list[Section]) -> Section:
     """What the work came to: samples kept an hour, hours and dollars a million kept."""
     homes = [home for home in (config.root, config.packed) if home]
-    records = [read_mapping(url) for home in homes for _, url in _records(home)]
-    seconds = sum(record["seconds"] for record in records)
-    fetching = sum(record["seconds"] for record in records if record["stage"] == "download")
+    runs = finished_runs(homes)
+    seconds = sum(run.seconds for run in runs)
+    fetching = sum(run.seconds for run in runs if run.stage == "download")
     num_rows, num_kept = funnel[0]["left"], funnel[-1]["left"]
     if not seconds or not num_kept:
         return {}
@@ -274,20 +273,12 @@ def _goodput(config: Config, funnel: list[Section]) -> Section:
     }
 
 
-def _records(home: str) -> Iterator[tuple[str, str]]:
-    """(file name, URL) of the summaries that commands left."""
-    folder = storage.join(home, "runs")
-    for name in storage.list_names(folder):
-        if name.endswith(".json"):
-            yield name, storage.join(folder, name)
-
-
-def _size_of(summary: Section, manifest: Manifest) -> int | None:
-    if "size_bytes" in summary["details"]:
-        return int(summary["details"]["size_bytes"])
-    if summary["stage"] == "download":
+def _size_of(run: RecordedRun, manifest: Manifest) -> int | None:
+    if "size_bytes" in run.details:
+        return int(run.details["size_bytes"])
+    if run.stage == "download":
         return sum(shard.num_bytes for shard in manifest.shards)
-    sizes = [_total_bytes(url) for url in summary["outputs"].values()]
+    sizes = [_total_bytes(url) for url in run.outputs.values()]
     return sum(sizes) or None
 
 

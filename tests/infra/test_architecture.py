@@ -29,6 +29,7 @@ RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
     "pipeline.fetching.fetch_settings",
     "pipeline.picture_hash",
     "pipeline.pixels",
+    "pipeline.sample",
     "pipeline.score",
     "pipeline.select",
     "pipeline.selecting.policy",
