@@ -166,12 +166,13 @@ def _ticks(edges: Values, is_log: bool) -> list[Tick]:
     if is_log:
         exponents = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high)) + 1)
         return [_tick(10.0**exponent, edges, is_log) for exponent in exponents]
-    # A round step that gives three to six ticks: 1, 2 or 5 times a power of ten.
+    return [_tick(value, edges, is_log) for value in round_values(low, high)]
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """Three to six between the two, a round step apart: 1, 2 or 5 times a power of ten."""
     raw = (high - low) / 5
     power = 10 ** math.floor(math.log10(raw))
     step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda one: abs(one - raw))
     first = math.ceil(low / step) * step
-    return [
-        _tick(round(first + i * step, 12), edges, is_log)
-        for i in range(int((high - first) / step) + 1)
-    ]
+    return [round(first + i * step, 12) for i in range(int((high - first) / step) + 1)]
