@@ -1,8 +1,8 @@
 """A run's logs: the metrics of every few steps, and what happened to the run.
 
-    RUN/metrics.jsonl   step, loss, grad_norm, lr, images_per_s, stall_percent; averages since the
-                        line before
-    RUN/events.jsonl    starts, resumes, damaged checkpoints
+    RUN/metrics.jsonl   averages since the line before: step, loss, grad_norm, lr, samples (a digest
+                        of what was trained on), and the figures of training.watching.physics
+    RUN/events.jsonl    starts, resumes, damaged checkpoints, losses that are not finite
 
 Object stores can't append, so a log is republished whole.
 """
@@ -10,9 +10,10 @@ Object stores can't append, so a log is republished whole.
 import json
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,24 +21,29 @@ from torch import Tensor
 from infra import storage
 from infra.errors import ShortfallError
 
+if TYPE_CHECKING:
+    from training.watching.watch import Watch
+
 PUBLISH_EVERY_S = 5.0
 """Metrics are published at most this often between checkpoints."""
+NUM_NAMED = 3
+"""Samples that an error of one line names."""
 
 Metrics = dict[str, Any]
 OnLog = Callable[[Metrics], None]
 
 
 def read_metrics(run: str) -> list[Metrics]:
-    return _read_lines(storage.join(run, "metrics.jsonl"))
+    return read_lines(storage.join(run, "metrics.jsonl"))
 
 
 def read_events(run: str) -> list[dict[str, Any]]:
-    return _read_lines(storage.join(run, "events.jsonl"))
+    return read_lines(storage.join(run, "events.jsonl"))
 
 
 def add_event(run: str, event: str, **details: Any) -> None:
     events = [*read_events(run), {"event": event, **details}]
-    storage.publish_text(storage.join(run, "events.jsonl"), _to_lines(events))
+    publish_lines(storage.join(run, "events.jsonl"), events)
 
 
 class Log:
@@ -47,69 +53,115 @@ class Log:
     at the next line, which always comes before a checkpoint, so none is saved with such weights.
     """
 
-    def __init__(
-        self, run: str, batch_size: int, rank: int, num_workers: int, on_log: OnLog | None
-    ) -> None:
-        self.run, self.batch_size = run, batch_size
-        self.rank, self.num_workers, self.on_log = rank, num_workers, on_log
-        self.stalled_s = 0.0
+    def __init__(self, watch: "Watch", first_position: int, on_log: OnLog | None = None) -> None:
+        """`first_position`: of this worker's part in the global batch."""
+        self.run, self.watch, self.on_log = watch.config.run, watch, on_log
+        self._first_position = first_position
         self._losses: list[Tensor] = []
         self._grad_norms: list[Tensor] = []
+        self._uids: list[Sequence[str]] = []
         self._lines: list[Metrics] = []
-        self._since = self._published = time.perf_counter()
+        self._published = time.perf_counter()
 
     def resume(self, step: int) -> None:
         """Go on after this step: what an earlier attempt logged beyond it is dropped."""
         self._lines = [line for line in read_metrics(self.run) if line["step"] <= step]
-        self._since = time.perf_counter()
+        self.watch.begin(step)
 
-    def add(self, loss: Tensor, grad_norm: Tensor) -> None:
+    def add(self, loss: Tensor, grad_norm: Tensor, uids: Sequence[str]) -> None:
+        """Of a step: this worker's share of the loss, the gradient's norm and its samples."""
         self._losses.append(loss)
         self._grad_norms.append(grad_norm)
+        self._uids.append(uids)
 
     def flush(self, step: int, lr: float, publish: bool) -> None:
-        losses = torch.stack(self._losses)
-        if self.num_workers > 1:
-            dist.all_reduce(losses)
-            losses /= self.num_workers
-        grad_norms = torch.stack(self._grad_norms)
-        self._check_finite("loss", losses, step)
-        self._check_finite("gradient's norm", grad_norms, step)
-        now = time.perf_counter()
-        elapsed_s = now - self._since
+        with self.watch.clock.spent("logging"):
+            losses, samples = self._of_all_workers(step)
+            grad_norms = torch.stack(self._grad_norms)
+            self._check_finite("loss", losses, step)
+            self._check_finite("gradient's norm", grad_norms, step)
         line = {
             "step": step,
             "loss": losses.mean().item(),
             "grad_norm": grad_norms.mean().item(),
             "lr": lr,
-            "images_per_s": round(self.batch_size * len(losses) / elapsed_s, 1),
-            "stall_percent": round(100 * self.stalled_s / elapsed_s, 2),
-        }
-        self._since, self.stalled_s = now, 0.0
-        self._losses.clear()
-        self._grad_norms.clear()
+            "samples": samples,
+        } | self.watch.figures(len(losses))
+        for collected in (self._losses, self._grad_norms, self._uids):
+            collected.clear()
         self._lines.append(line)
-        if self.rank == 0:
-            self._write(line, publish)
+        if self.watch.is_first:
+            with self.watch.clock.spent("logging"):
+                self._write(line, publish)
+
+    def _of_all_workers(self, step: int) -> tuple[Tensor, str]:
+        """The loss of every step, and the digest of the samples of all of them."""
+        losses = torch.stack(self._losses)
+        first = step - len(self._uids)
+        digests = [
+            samples_digest(uids, first + i, self._first_position)
+            for i, uids in enumerate(self._uids)
+        ]
+        total = np.array(digests, np.uint64).sum(dtype=np.uint64).astype(np.int64)
+        digest = torch.tensor(int(total), device=losses.device)
+        if self.watch.num_workers > 1:
+            dist.all_reduce(losses)
+            dist.all_reduce(digest)  # modulo 2^64, as all of it
+        return losses, f"{digest.item() % 2**64:016x}"
 
     def _check_finite(self, name: str, values: Tensor, last_step: int) -> None:
-        for step, value in enumerate(values.tolist(), last_step - len(values) + 1):
+        for i, value in enumerate(values.tolist()):
             if not math.isfinite(value):
+                step = last_step - len(values) + 1 + i
+                uids = self._uids_of_all_workers(i)
+                if self.watch.is_first:
+                    add_event(self.run, "not finite", what=name, step=step, uids=uids)
                 raise ShortfallError(
                     f"{self.run}: the {name} is {value} at step {step}; the checkpoints before it "
-                    "are kept; lower learning_rate or clip_norm and train in another RUN"
+                    f"are kept; the batch is {', '.join(uids[:NUM_NAMED])}, ... (all of it in "
+                    "events.jsonl); lower learning_rate or clip_norm and train in another RUN"
                 )
+
+    def _uids_of_all_workers(self, step: int) -> list[str]:
+        """Of the batch of one of the steps collected; all workers find the same fault."""
+        parts: list[Sequence[str]] = [()] * self.watch.num_workers
+        if self.watch.num_workers > 1:
+            dist.all_gather_object(parts, self._uids[step])
+        else:
+            parts = [self._uids[step]]
+        return [uid for part in parts for uid in part]
 
     def _write(self, line: Metrics, publish: bool) -> None:
         if self.on_log is not None:
             self.on_log(line)
+        self.watch.on_line(line)
         if publish or time.perf_counter() - self._published > PUBLISH_EVERY_S:
-            url = storage.join(self.run, "metrics.jsonl")
-            storage.publish_text(url, _to_lines(self._lines))
+            publish_lines(storage.join(self.run, "metrics.jsonl"), self._lines)
             self._published = time.perf_counter()
 
 
-def _read_lines(url: str) -> list[dict[str, Any]]:
+def samples_digest(uids: Sequence[str], step: int, first_position: int) -> int:
+    """Of samples at these places of a step, modulo 2^64: a sum over them, and so the same however
+    many workers share them.
+
+    A term is half of the uid, itself a sha256, times an odd number that depends on the place.
+    """
+    halves = np.frombuffer(bytes.fromhex("".join(uid[:16] for uid in uids)), ">u8")
+    positions = np.arange(len(uids), dtype=np.uint64) + np.uint64(first_position)
+    places = positions + (np.uint64(step) << np.uint64(32))
+    return int((halves.astype(np.uint64) * (_mixed(places) | np.uint64(1))).sum(dtype=np.uint64))
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea & Flood 2014): neighbours get unlike numbers."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
+
+
+def read_lines(url: str) -> list[dict[str, Any]]:
+    """Of a JSON lines file; none where it isn't there."""
     try:
         text = storage.read_text(url)
     except FileNotFoundError:
@@ -117,5 +169,5 @@ def _read_lines(url: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _to_lines(lines: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
+def publish_lines(url: str, lines: Sequence[dict[str, Any]]) -> None:
+    storage.publish_text(url, "".join(json.dumps(line) + "\n" for line in lines))

@@ -47,7 +47,7 @@ class Clock:
     def spent(self, wait: Wait) -> Iterator[None]:
         """What passes inside, nested in no other, is time spent on that."""
         if self._on_gpu:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = _event(), _event()
             start.record()
             yield
             end.record()
@@ -70,7 +70,7 @@ class Clock:
         seconds, self._since = now - self._since, now
         pending = []
         for wait, start, end in self._events:
-            if end.query():
+            if end.query():  # type: ignore[no-untyped-call]
                 self.add(wait, start.elapsed_time(end) / 1000)
             else:
                 pending.append((wait, start, end))
@@ -79,6 +79,10 @@ class Clock:
         waits_s.update(self._waits_s)
         self._waits_s.clear()
         return Lap(max(seconds, 1e-9), waits_s)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 class CommunicationTimer:

@@ -6,6 +6,7 @@ reach here is taken instead; on an H100 that is about 790 TFLOP/s where the make
 share of a measured peak reads higher.
 """
 
+import re
 import time
 
 import torch
@@ -13,13 +14,13 @@ import torch
 PEAK_TFLOPS = {
     "H200": 989.4,  # NVIDIA H200 datasheet: 1,979 with sparsity
     "H100 PCIe": 756.0,  # NVIDIA H100 datasheet: 1,513 with sparsity
+    "H100 NVL": 835.0,  # the same: 1,671 with sparsity
     "H100": 989.4,  # the same, SXM: 1,979 with sparsity
     "A100": 312.0,  # NVIDIA A100 datasheet
-    "L40S": 362.05,  # NVIDIA L40S datasheet: 733 with sparsity is for its FP8; 362.05 dense BF16
+    "L40S": 362.05,  # NVIDIA L40S datasheet
     "L4": 121.0,  # NVIDIA L4 datasheet: 242 with sparsity
-    "A10": 125.0,  # NVIDIA A10 datasheet
 }
-"""By a part of the name that CUDA gives; the first that fits counts."""
+"""By words of the name that CUDA gives; the first that fits counts."""
 
 SIDES = {"cuda": 8192, "cpu": 1024}
 """Of the products that are measured: 2 n^3 operations each."""
@@ -31,7 +32,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     if device.type == "cuda" and dtype is torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for part, tflops in PEAK_TFLOPS.items():
-            if part in name:
+            if re.search(rf"\b{part}\b", name):
                 return tflops * 1e12, f"{name}'s datasheet"
     return measured_flops(device, dtype), "measured"
 
