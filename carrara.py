@@ -10,9 +10,9 @@ done; 2: the user's mistake, one line; 1: work that fell short, named.
 import difflib
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from infra import storage
 from infra.config import StageConfig
-from infra.errors import CarraraError, ConfigError
+from infra.errors import CarraraError, ConfigError, ShortfallError
 from infra.summary import Summary, print_summary
 from infra.watching.events import log_as_json, tell
 from infra.watching.run import Run, State, at_work
@@ -41,6 +41,21 @@ class Stage:
     help: str
     recorded: bool = True
     """It is recorded in ROOT/runs/ (or RUN/runs/), where `runs` and `report` find it."""
+    given: Mapping[str, object] = field(default_factory=dict)
+    """What its `run` takes beside the configuration."""
+
+
+CHECKS: dict[str, tuple[str, ...]] = {
+    "infra": (
+        "infra.checks.versions:check",
+        "infra.checks.machine:check",
+        "infra.checks.network:check",
+        "infra.checks.bucket:check",
+    ),
+    "retrieval": ("retrieval.encoding.check:check",),
+    "training": ("training.check:check",),
+}
+"""What each floor has `doctor` look at, as "module:function"."""
 
 
 CHAPTERS: dict[str, dict[str, Stage]] = {
@@ -71,6 +86,11 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
     "From a corpus to a model": {
         "train": Stage("training.train", "Shards -> a text-to-image diffusion model, on Ray."),
         "sample": Stage("training.sample", "A trained model and captions -> pictures."),
+    },
+    "Where it runs": {
+        "doctor": Stage(
+            "infra.doctor", "Is this machine, bucket, cluster ready?", False, {"checks": CHECKS}
+        ),
     },
     "All of it": {
         "demo": Stage("examples.emoji.demo", "The whole way, on a corpus that ships.", False),
@@ -133,9 +153,11 @@ def execute(
     stage = STAGES[name]
     run = Run(name, _home(config) if stage.recorded else None, config)
     with at_work(run), _metrics_of(run, metrics):
-        summary: Summary = importlib.import_module(stage.module).run(config)
+        summary: Summary = importlib.import_module(stage.module).run(config, **stage.given)
         run.end(State.DONE, summary=summary)
     print_summary(summary, as_json=as_json)
+    if summary.shortfall:
+        raise ShortfallError(summary.shortfall)
     return summary
 
 
@@ -172,8 +194,8 @@ def _application() -> App:
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: str | None = None,
         json: Annotated[bool, Parameter(negative=())] = False,
-        log: Literal["text", "json"] = "text",
-        metrics: str | None = None,
+        log: Annotated[Literal["text", "json"], Parameter(env_var="CARRARA_LOG")] = "text",
+        metrics: Annotated[str | None, Parameter(env_var="CARRARA_METRICS")] = None,
     ) -> None:
         """Run a command.
 
