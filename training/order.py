@@ -21,6 +21,8 @@ class Purpose(IntEnum):
     NOISE = 3
     DROPOUT = 4
     SAMPLING = 10
+    CONDITION = 11
+    HELD_OUT = 12
 
 
 def random(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
