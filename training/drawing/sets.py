@@ -98,6 +98,11 @@ class PictureSet:
             config=settings,
         )
 
+    @property
+    def digest(self) -> str:
+        """16 hex digits: the same set, the same digest."""
+        return digest_of([self.stamp.input_digest, self.stamp.config_digest])
+
     def chunks(self) -> list[Chunk]:
         size = self.chunk_size
         return [

@@ -32,11 +32,6 @@ BATCH = 64
 class Extractor(Protocol):
     """Shapes: n pictures or captions, d features."""
 
-    distance_name: str
-    """What the Frechet distance over these features is called."""
-    kid_gamma: float
-    """Of KID's kernel (gamma x.y + 1)^3."""
-
     def images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """`[n, d]` float32."""
 
@@ -58,10 +53,19 @@ def extractor_digest(name: str) -> str:
     return weights_digest(name)
 
 
+def distance_name(name: str) -> str:
+    """What the Frechet distance over these features is called."""
+    return "FID" if _is_inception(name) else "Frechet distance"
+
+
+def kid_gamma(name: str) -> float:
+    """Of KID's kernel (gamma x.y + 1)^3: 1/d for Inception's, as published. An encoder's rows are
+    unit vectors, with which 1/d would leave the kernel all but constant."""
+    return 1 / int(INCEPTION_LAYER) if _is_inception(name) else 1.0
+
+
 class EncoderFeatures:
-    distance_name = "Frechet distance"
-    # Rows are unit vectors: with KID's own 1/d the kernel would be all but constant.
-    kid_gamma = 1.0
+    """An encoder's unit rows."""
 
     def __init__(self, name: str, device: str) -> None:
         self._encoder = load_encoder(name, device)
@@ -75,9 +79,6 @@ class EncoderFeatures:
 
 class Inception:
     """torch-fidelity's port of the network that FID is measured with, its resizing included."""
-
-    distance_name = "FID"
-    kid_gamma = 1 / int(INCEPTION_LAYER)
 
     def __init__(self, weights: Path, device: str) -> None:
         self._weights = weights

@@ -35,6 +35,7 @@ def nearest_other(corpus: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def near_distance(corpus: Tensor) -> float:
-    """What only NEAR_SHARE of the corpus's own pictures are nearer to another than."""
-    return torch.quantile(nearest_other(corpus).double(), NEAR_SHARE).item()
+def near_distance(own: Tensor) -> float:
+    """What only NEAR_SHARE of the corpus's own pictures are nearer to another than; `own` [m] is
+    what `nearest_other` found."""
+    return torch.quantile(own.double(), NEAR_SHARE).item()

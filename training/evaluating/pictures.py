@@ -62,11 +62,11 @@ def find_pictures(home: str, selection: str | None = None) -> list[Chunk]:
     return chunks
 
 
-def choose(chunks: list[Chunk], num: int, seed: int) -> list[list[str]]:
+def choose(chunks: list[Chunk], num: int, seed: int) -> list[str]:
     """Names of at most so many pictures, in a random order that the seed decides."""
     names = [name for chunk in chunks for name in chunk.names]
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, len(names)])))
-    return [[names[i] for i in rng.permutation(len(names))[:num]]]
+    return [names[i] for i in rng.permutation(len(names))[:num]]
 
 
 def among(chunks: list[Chunk], names: list[str]) -> list[Chunk]:
