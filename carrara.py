@@ -21,7 +21,7 @@ from cyclopts import App, Parameter
 from pydantic import ValidationError
 
 from infra import storage
-from infra.config import StageConfig
+from infra.config import StageConfig, hide_password
 from infra.errors import CarraraError, ConfigError, ShortfallError
 from infra.summary import Summary, print_summary
 from infra.watching.events import log_as_json, tell
@@ -86,6 +86,7 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
     "From a corpus to a model": {
         "train": Stage("training.train", "Shards -> a text-to-image diffusion model, on Ray."),
         "sample": Stage("training.sample", "A trained model and captions -> pictures."),
+        "evaluate": Stage("training.evaluate", "Score pictures, or a model's, against a corpus."),
     },
     "Where it runs": {
         "doctor": Stage(
@@ -218,7 +219,8 @@ def _application() -> App:
             tables = _read_config(config)
             app.config = cyclopts.config.Dict(tables, source=config)
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        if name is not None and "config" in bound.arguments:
+        if name is not None and "config" in bound.signature.parameters:
+            bound.apply_defaults()
             execute(name, bound.arguments["config"], as_json=json, metrics=metrics)
         else:  # --help and --version
             command(*bound.args, **bound.kwargs)
@@ -260,7 +262,8 @@ def _validation_line(error: cyclopts.ValidationError) -> str:
     if not first["loc"]:  # several settings at odds: the reason names them
         return reason
     name = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
-    return f"{name} {first['input']!r}: {reason[0].lower()}{reason[1:]}"
+    given = hide_password(repr(first["input"]))
+    return f"{name} {given}: {reason[0].lower()}{reason[1:]}"
 
 
 def _fail(error: CarraraError) -> int:
