@@ -105,27 +105,29 @@ WHOLE = Layout(num_replicas=1, num_shards=1, replica=0, shard=0)
 """Of a run of one worker."""
 
 
-def spread(network: nn.Module, layout: Layout, device: torch.device) -> nn.Module:
-    """The network as a worker calls it; names of parameters are the network's own.
+def shard(network: nn.Module, layout: Layout, device: torch.device) -> None:
+    """Leave this worker its shard of the weights, in place and under their names.
 
-    A sharded network gathers the weights of one block at a time: blocks are what lies in its
-    nn.ModuleLists.
+    The weights of one block at a time are gathered while it computes: blocks are what lies in the
+    network's nn.ModuleLists.
     """
-    if layout.num_replicas * layout.num_shards == 1:
-        return network
     if layout.num_shards == 1:
-        return DistributedDataParallel(network, gradient_as_bucket_view=True)
-    replicated = layout.num_replicas > 1
-    mesh = init_device_mesh(
-        device.type,
-        (layout.num_replicas, layout.num_shards) if replicated else (layout.num_shards,),
-        mesh_dim_names=("replica", "shard") if replicated else ("shard",),
-    )
+        return
+    sides = {"replica": layout.num_replicas, "shard": layout.num_shards}
+    if layout.num_replicas == 1:
+        del sides["replica"]
+    mesh = init_device_mesh(device.type, tuple(sides.values()), mesh_dim_names=tuple(sides))
     network.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
     for block in _blocks(network):
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
-    return network
+
+
+def replicated(network: nn.Module, layout: Layout) -> nn.Module:
+    """The network as a worker calls it, where every worker has all of it."""
+    if layout.num_shards > 1 or layout.num_replicas == 1:
+        return network
+    return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:
@@ -138,10 +140,13 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
     ]
 
 
-def synchronised(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Gradients travel between workers once a step, with the last part of the batch."""
-    if isinstance(network, FSDPModule):
-        network.set_requires_gradient_sync(last)
+def synchronised(
+    weights: nn.Module, network: nn.Module, last: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Gradients travel between workers once a step, with the last pass; `weights` is the module
+    that `shard` was given, `network` what `replicated` gave."""
+    if isinstance(weights, FSDPModule):
+        weights.set_requires_gradient_sync(last)
     elif isinstance(network, DistributedDataParallel) and not last:
         return network.no_sync()
     return contextlib.nullcontext()

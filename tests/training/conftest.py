@@ -2,6 +2,8 @@
 
 import functools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import pytest
 
 from infra.cluster import Workers
-from pipeline.corpus import Manifest
+from pipeline.corpus import Manifest, read_manifest
 from training.config import Config, UNetConfig
+from training.record import RunRecord
 
 TINY_CLIP = {
     "embed_dim": 16,
@@ -96,3 +99,44 @@ def config_of(shared_corpus: str, tiny_text_encoder: str) -> Callable[..., Confi
 def tiny_config(config_of: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
     """tiny_config(**changes): config_of with a fresh RUN of the test's own."""
     return functools.partial(config_of, run=str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def record_of() -> Callable[[Config], RunRecord]:
+    """What `train` would write of such a run, to give to the loop itself."""
+
+    def make(config: Config) -> RunRecord:
+        digest = read_manifest(config.root).digest
+        return RunRecord(config=config, corpus_digest=digest, encoder_digest="")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train_in_processes(
+    tmp_path_factory: pytest.TempPathFactory, record_of: Callable[[Config], RunRecord]
+) -> Callable[[list[list[Config]]], list[str]]:
+    """train_in_processes(phases) trains with torch.distributed and without Ray: in every phase as
+    many processes as it has configs, each with its own. Returns what they raised of ours."""
+
+    def train(phases: list[list[Config]]) -> list[str]:
+        folder = tmp_path_factory.mktemp("processes")
+        plan = folder / "plan.json"
+        steps = [
+            {
+                "rendezvous": f"file://{folder}/rendezvous-{number}",
+                "num_workers": len(configs),
+                "records": [record_of(config).model_dump_json() for config in configs],
+            }
+            for number, configs in enumerate(phases)
+        ]
+        plan.write_text(json.dumps(steps))
+        script = str(Path(__file__).with_name("processes.py"))
+        crew = [
+            subprocess.Popen([sys.executable, script, str(rank), str(plan)])
+            for rank in range(max(map(len, phases)))
+        ]
+        assert [process.wait(600) for process in crew] == [0] * len(crew)
+        return [told.read_text() for told in sorted(folder.glob("plan.json.*"))]
+
+    return train
