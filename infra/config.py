@@ -7,6 +7,7 @@ merges the three. The docstring under a field is its help text.
 
 import hashlib
 import json
+import re
 from enum import Enum
 from typing import Annotated, Any
 
@@ -30,7 +31,24 @@ EXECUTION_ONLY = _Mark.EXECUTION_ONLY
 """The setting says where or how fast, not what: it leaves the output's bytes as they are."""
 
 
-Place = Annotated[str, AfterValidator(storage.absolute), EXECUTION_ONLY]
+def _without_password(url: str) -> str:
+    """Places are written into manifests, records and logs."""
+    if hide_password(url) != url:
+        raise ValueError(
+            "has a password in it; give credentials by the environment or the files that the "
+            "store's own tools read"
+        )
+    return url
+
+
+def hide_password(text: str) -> str:
+    """With `***` for what stands between `//` and `@` in each URL that has a password."""
+    return re.sub(r"(?<=://)[^/\s@]*:[^/\s@]*@", "***@", text)
+
+
+Place = Annotated[
+    str, AfterValidator(_without_password), AfterValidator(storage.absolute), EXECUTION_ONLY
+]
 """A folder, file or fsspec URL to read or write; where something is never decides what it is."""
 
 

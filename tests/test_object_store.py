@@ -1,10 +1,12 @@
 """The whole way with ROOT and RUN on a real S3 server: the same commands, the same digests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
+import s3fs
 
 import carrara
 from examples.emoji.server import serve, write_list
@@ -23,7 +25,9 @@ def ray_that_knows_the_store(s3_endpoint: str) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("ray_that_knows_the_store")
-def test_the_whole_way_over_s3(tmp_path: Path, s3_bucket: str) -> None:
+def test_the_whole_way_over_s3(
+    tmp_path: Path, s3_bucket: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     pairs = tmp_path / "pairs.parquet"
     place = {name: storage.join(s3_bucket, name) for name in ("corpus", "packed", "run")}
     root, packed, run = place.values()
@@ -45,11 +49,32 @@ def test_the_whole_way_over_s3(tmp_path: Path, s3_bucket: str) -> None:
     carry_out("report", root, "--packed", packed, "--run", run)
     assert storage.read_bytes(storage.join(run, "samples", "grid.png")).startswith(b"\x89PNG")
     assert "<html" in storage.read_text(storage.join(root, "report.html"))
+    check_for_secrets(s3_bucket, *capfd.readouterr())
 
     damaged = storage.join(root, "shards", "00001.tar")
     content = storage.read_bytes(damaged)
     storage.publish_bytes(damaged, content[:700] + b"\xff" + content[701:])
     assert carrara.run_command(["verify", root]) == 1
+
+
+def check_for_secrets(bucket: str, *said: str) -> None:
+    """The credentials that every command used stand in no output, object or log of Ray's."""
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    for text in said:
+        assert secret not in text
+    objects = s3fs.S3FileSystem(skip_instance_cache=True).find(bucket)
+    assert len(objects) > 50
+    for name in objects:
+        url = f"s3://{name}"
+        content = storage.read_bytes(url)
+        if name.endswith(".parquet"):
+            content = repr(storage.read_table(url).to_pylist()).encode()
+        assert secret.encode() not in content, url
+    session = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1]
+    logs = [path for path in (session / "logs").rglob("*") if path.is_file()]
+    assert logs
+    for path in logs:
+        assert secret.encode() not in path.read_bytes(), path
 
 
 def carry_out(*argv: str) -> None:
