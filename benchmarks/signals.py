@@ -20,6 +20,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -152,7 +153,7 @@ def _scoring(name: str, root: str, device: str) -> Iterator[int]:
 
 
 def _embedding(root: str, device: str) -> Iterator[int]:
-    """As `carrara embed` does it."""
+    """As `carrara embed` does it; into a folder of its own, for the others need what it wrote."""
     from retrieval.embedding.embeddings import number_width
     from retrieval.embedding.shard_embedding import ShardEmbedder, limit_threads
     from retrieval.encoding.encoder import load_encoder
@@ -161,7 +162,8 @@ def _embedding(root: str, device: str) -> Iterator[int]:
     limit_threads(num_threads)
     corpus = read_manifest(root)
     encoder = load_encoder(ENCODER, device)
-    embedder = ShardEmbedder(encoder, root, number_width(corpus), 128, num_threads)
+    own = shutil.copytree(root, f"{root}-embedded-alone", dirs_exist_ok=True)
+    embedder = ShardEmbedder(encoder, str(own), number_width(corpus), 128, num_threads)
     while True:
         for shard in corpus.shards:
             yield embedder(shard).num_rows
