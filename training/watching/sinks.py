@@ -8,6 +8,7 @@ again replace those it had logged (TensorBoard, wandb) or stand beside them (MLf
 fails on the way is told of and no longer written to: it never ends a training.
 """
 
+import io
 import shutil
 import tempfile
 import time
@@ -39,7 +40,7 @@ class Sink(Protocol):
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
 
-    def picture(self, step: int, name: str, png: Path) -> None: ...
+    def picture(self, step: int, name: str, png: bytes) -> None: ...
 
     def close(self) -> None: ...
 
@@ -83,11 +84,11 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._flush(time.monotonic() - self._published > PUBLISH_EVERY_S)
 
-    def picture(self, step: int, name: str, png: Path) -> None:
+    def picture(self, step: int, name: str, png: bytes) -> None:
         import numpy as np
         from PIL import Image
 
-        with Image.open(png) as image:
+        with Image.open(io.BytesIO(png)) as image:
             pixels = np.asarray(image.convert("RGB"))
         self._writer.add_image(name, pixels, step, dataformats="HWC")
         self._flush(True)
@@ -127,8 +128,11 @@ class WeightsAndBiases:
     def log(self, step: int, values: dict[str, float]) -> None:
         self._run.log({"step": step} | values)
 
-    def picture(self, step: int, name: str, png: Path) -> None:
-        self._run.log({"step": step, name: self._wandb.Image(str(png))})
+    def picture(self, step: int, name: str, png: bytes) -> None:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as image:
+            self._run.log({"step": step, name: self._wandb.Image(image)})
 
     def close(self) -> None:
         self._run.finish()
@@ -171,11 +175,11 @@ class MLflow:
         metrics = [Metric(name, value, now_ms, step) for name, value in values.items()]
         self._client.log_batch(self._run_id, metrics)
 
-    def picture(self, step: int, name: str, png: Path) -> None:
+    def picture(self, step: int, name: str, png: bytes) -> None:
         with tempfile.TemporaryDirectory(prefix="carrara-") as folder:
-            copy = Path(folder) / f"step-{step:06d}.png"
-            shutil.copyfile(png, copy)
-            self._client.log_artifact(self._run_id, str(copy), name)
+            file = Path(folder) / f"step-{step:06d}.png"
+            file.write_bytes(png)
+            self._client.log_artifact(self._run_id, str(file), name)
 
     def close(self) -> None:
         self._client.set_terminated(self._run_id)

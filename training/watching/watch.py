@@ -5,13 +5,13 @@ Writes  RUN/held_out.jsonl, RUN/samples/step-*.png and .json, and to the sinks a
 """
 
 from collections.abc import Callable
+from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from infra import storage
 from training.config import Config
 from training.watching.clock import Clock, CommunicationTimer
 from training.watching.peak import peak_flops
@@ -21,6 +21,7 @@ from training.watching.sinks import Sink, numbers, open_sinks
 if TYPE_CHECKING:
     from training.model import TrainedModel
     from training.parallel import Worker
+    from training.watching.looks import Looks
 
 
 class Watch:
@@ -38,7 +39,10 @@ class Watch:
         self._flops_per_image = flops_per_image
         self._physics: Physics | None = None
         self._sinks: dict[str, Sink] = {}
+        self._looks: Looks | None = None
         self._latest: dict[str, Any] = {}
+        on_gpu = worker.device.type == "cuda"
+        self._is_half = config.precision == "bfloat16" or (config.precision == "auto" and on_gpu)
 
     def __enter__(self) -> "Watch":
         return self
@@ -50,7 +54,7 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         for name in list(self._sinks):
-            self._tell(name, lambda sink: sink.close())
+            self._tell(name, methodcaller("close"))
 
     def begin(self, step: int) -> None:
         """The training starts, or goes on after this step."""
@@ -80,7 +84,7 @@ class Watch:
     def on_line(self, line: dict[str, Any]) -> None:
         values = numbers(line)
         for name in list(self._sinks):
-            self._tell(name, lambda sink: sink.log(line["step"], values))
+            self._tell(name, methodcaller("log", line["step"], values))
 
     def is_due(self, step: int) -> bool:
         """Whether `look` has something to do after this step; the same for all workers."""
@@ -98,10 +102,7 @@ class Watch:
     def _peak_flops(self) -> float:
         if self.config.watch.peak_tflops is not None:
             return self.config.watch.peak_tflops * 1e12
-        precision = self.config.precision
-        on_gpu = self._device.type == "cuda"
-        is_half = precision == "bfloat16" or (precision == "auto" and on_gpu)
-        return peak_flops(self._device, torch.bfloat16 if is_half else torch.float32)[0]
+        return peak_flops(self._device, torch.bfloat16 if self._is_half else torch.float32)[0]
 
     def _tell(self, name: str, call: Callable[[Sink], None]) -> None:
         """A service that fails is written to no more; the training goes on."""
@@ -117,4 +118,14 @@ class Watch:
             add_event(self.config.run, "sink failed", message=message)
 
     def _look(self, model: "TrainedModel") -> None:
-        raise NotImplementedError(storage, model)
+        from training.watching.looks import Looks
+
+        if self._looks is None:
+            self._looks = Looks(self.config, self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_half):
+            figures, grid = self._looks.at(model)
+        self._latest |= figures
+        for name in list(self._sinks):
+            self._tell(name, methodcaller("log", model.step, numbers(figures)))
+            if grid is not None:
+                self._tell(name, methodcaller("picture", model.step, "samples", grid.png))
