@@ -2,10 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
 from pydantic import Field, model_validator
 
 from infra.cluster import Workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, Settings, StageConfig
+
+_MANY = Parameter(consume_multiple=True)
+"""On the command line: --mix A B."""
 
 
 class UNetConfig(Settings):
@@ -131,6 +135,35 @@ class ParallelConfig(Settings):
     workers.num_workers again when it has; none: wait for all of them."""
 
 
+class DataConfig(Settings):
+    """How pictures are shuffled and shaped."""
+
+    shuffle_samples: int = Field(8192, ge=1)
+    """Samples that are shuffled among each other at a time, over all workers; these are held in
+    memory. The shards that they come from are drawn from all of the corpus."""
+    crop: Literal["centre", "random"] = "centre"
+    """Which part of a picture that is no square is taken."""
+    max_aspect_ratio: float = Field(1.0, ge=1)
+    """Above 1, pictures are trained in the shape nearest to their own, up to this ratio of its
+    sides and about image_size x image_size in area; a step has one shape. 1: squares alone."""
+    side_multiple: int = Field(16, ge=1)
+    """The sides of those shapes are multiples of this, so that the network can halve them."""
+
+
+class LoadingConfig(Settings):
+    """Who reads and decodes pictures; all ways give the same batches."""
+
+    decode_in: Literal["threads", "processes", "ray"] = "threads"
+    """Threads of the training process; processes beside it; or Ray actors, also on other
+    machines."""
+    num_decoders: int = Field(0, ge=0)
+    """How many of these a worker has; 0: as many as it has CPUs, and two at least."""
+    num_readers: int = Field(16, ge=1)
+    """Reads of shards that a worker has under way at once."""
+    on_device: bool = False
+    """Decode the whole corpus at the start and keep it as uint8 on the device that trains."""
+
+
 class Config(StageConfig):
     """Train a text-conditioned DDPM on a corpus."""
 
@@ -140,7 +173,13 @@ class Config(StageConfig):
     """The folder or URL for checkpoints and logs; an unfinished run there is continued."""
 
     selection: str | None = None
-    """Train only on what this selection keeps; none: on every sample."""
+    """Train only on what this selection keeps, by its weights; none: on every sample."""
+    mix: Annotated[tuple[Place, ...], _MANY, EXECUTION_ONLY] = ()
+    """Further corpora, mixed in."""
+    mix_shares: Annotated[tuple[float, ...], _MANY] = ()
+    """The share of each of `mix` in every batch; ROOT has the rest. None: by their samples."""
+    mix_selections: Annotated[tuple[str, ...], _MANY] = ()
+    """The selection to keep to in each of `mix`; "" where all of it is wanted."""
     held_out: float = Field(0.01, ge=0, le=0.5)
     """The share of samples, chosen by their uids, that is kept from training to be looked at; see
     `watch`."""
@@ -150,6 +189,8 @@ class Config(StageConfig):
     """Side in pixels: pictures are resized and centre-cropped to it."""
     horizontal_flip: bool = False
     """Mirror half of the pictures, at random; not where captions speak of left and right."""
+    data: DataConfig = DataConfig()
+    """How pictures are shuffled and shaped."""
     space: SpaceConfig = SpaceConfig()
     """What the network draws in."""
 
@@ -242,9 +283,11 @@ class Config(StageConfig):
     """Compute activations a second time on the way back where they would not fit in memory: about
     a third more work, the same gradients."""
     shuffle_shards: int = Field(8, ge=1)
-    """Samples are shuffled among this many shards at a time."""
+    """Neighbours in a shard, up to 64, stay together; they are shuffled among so many shards."""
     cache_size_mb: Annotated[int, EXECUTION_ONLY] = Field(1024, ge=1)
-    """Memory a worker spends on shards it has read."""
+    """Memory that a worker spends on pictures read ahead and kept for later epochs."""
+    loading: Annotated[LoadingConfig, EXECUTION_ONLY] = LoadingConfig()
+    """Who reads and decodes."""
     text_cache_captions: int = Field(50_000, ge=0)
     """Corpora with at most this many samples have their captions encoded once, at the start."""
     watch: Annotated[WatchConfig, EXECUTION_ONLY] = WatchConfig()
