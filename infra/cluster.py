@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
+from cyclopts import Parameter
 from pydantic import Field
 
 from infra.config import Settings
@@ -47,7 +48,7 @@ class Workers(Settings):
     """GPUs that each worker asks the cluster for."""
     max_retries: int = Field(default=2, ge=0)
     """How often an item that failed is tried again; lost workers are replaced whatever it is."""
-    local: bool = False
+    local: Annotated[bool, Parameter(name=("--local", "--workers.local"), negative=())] = False
     """Run in this process, without Ray: for debugging."""
 
 

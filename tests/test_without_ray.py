@@ -1,0 +1,33 @@
+"""Where one process serves no cluster is started, and Ray is not even imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+CARRY_OUT = """
+import sys, carrara
+root, packed = sys.argv[1:]
+encoder = ["--encoder", "Carrara-S/emoji_clipart"]
+commands = [
+    ["embed", root, *encoder, "--local"],
+    ["index", root, *encoder],
+    ["score", root, "--signals", "caption", "--local"],
+    ["select", root, "--name", "all", "--where", "true"],
+    ["pack", root, packed, "--selection", "all"],
+    ["query", root, "a cat"],
+    ["why", root, "000000000"],
+    ["verify", root],
+    ["runs", root],
+]
+for argv in commands:
+    assert carrara.run_command(argv) == 0, argv
+    assert "ray" not in sys.modules, argv
+"""
+
+
+def test_one_process_serves_without_ray(small_corpus: str, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", CARRY_OUT, small_corpus, str(tmp_path / "packed")]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
