@@ -12,7 +12,6 @@ where dropout is on, it also changes which activations are dropped.
 import contextlib
 import os
 import socket
-import time
 from dataclasses import dataclass
 
 import torch
@@ -21,17 +20,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from infra.errors import ConfigError, InputError
-from retrieval.encoding.encoder import load_encoder
 from training import checkpoint
 from training.config import Config
 from training.data import Batch, SampleStream, prefetched
 from training.diffusion import Network, make_objective
 from training.ema import EMA
 from training.log import Log, OnLog, add_event
+from training.network import compiled, flops_per_image, make_network
 from training.order import Purpose, random
 from training.record import RunRecord
-from training.text import CaptionEncoder
-from training.unet import UNet
+from training.space import Draw, conditioned, make_space
+from training.text import make_captions
+from training.watching.watch import Watch
 
 ADAM_BETAS = (0.9, 0.99)
 """A second moment of shorter memory than the usual 0.999 follows short runs better."""
@@ -70,8 +70,9 @@ def train(
 ) -> None:
     """Train to the record's last step. `on_log` is told every line of the metrics."""
     trainer = Trainer(record, Worker.current(device), on_log)
-    trainer.resume()
-    trainer.run()
+    with trainer.watch:
+        trainer.resume()
+        trainer.run()
 
 
 class Trainer:
@@ -83,27 +84,27 @@ class Trainer:
         self.positions = worker.positions(config.batch_size)
         self.stream = make_stream(config, num_decoders=2)
         self.objective = make_objective(config, worker.device)
-        self.captions = CaptionEncoder(
-            load_encoder(config.encoder, str(worker.device)), worker.device
-        )
+        self.space = make_space(config, worker.device)
+        self.captions = make_captions(config, worker.device)
         if self.stream.manifest.num_samples <= config.text_cache_captions:
             self.captions.remember(self.stream.captions())
         torch.manual_seed(config.seed)  # the initial weights
-        self.unet = UNet(config.unet, config.image_size, self.captions.width)
-        self.unet.to(worker.device).to(memory_format=torch.channels_last)
-        self.network: nn.Module = self.unet
+        self.model = make_network(config, self.captions.width).to(worker.device)
+        self.network = compiled(self.model, config, worker.device)
         if worker.num_workers > 1:
-            self.network = DistributedDataParallel(self.unet, gradient_as_bucket_view=True)
+            self.network = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
         self.optimizer = torch.optim.AdamW(
-            self.unet.parameters(),
+            self.model.parameters(),
             lr=config.learning_rate,
             betas=ADAM_BETAS,
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.ema = EMA(self.unet, config.ema_decay)
+        self.ema = EMA(self.model, config.ema_decay)
         self.step = 0
-        self.log = Log(config.run, config.batch_size, worker.rank, worker.num_workers, on_log)
+        flops = flops_per_image(config, self.captions.width)
+        self.watch = Watch(config, worker, self.network, flops.training)
+        self.log = Log(self.watch, self.positions.start, on_log)
 
     # The loop
 
@@ -112,56 +113,64 @@ class Trainer:
         steps = range(self.step, config.num_steps)
         with prefetched(self.stream, steps, self.positions) as batches:
             for _ in steps:
-                started = time.perf_counter()
-                batch = next(batches)
-                self.log.stalled_s += time.perf_counter() - started
+                with self.watch.clock.spent("data"):
+                    batch = next(batches)
                 loss, grad_norm = self.train_step(batch)
                 self.step += 1
-                self.log.add(loss, grad_norm)
+                self.log.add(loss * len(batch.uids) / config.batch_size, grad_norm, batch.uids)
                 saves = self.step % config.checkpoint_every == 0 or self.step == config.num_steps
                 if saves or self.step % config.log_every == 0:
                     self.log.flush(self.step, learning_rate(config, self.step - 1), publish=saves)
                 if saves:
-                    self.save()
+                    with self.watch.clock.spent("checkpoint"):
+                        self.save()
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns this worker's L_simple and the gradient's norm."""
         config, device = self.config, self.worker.device
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        x_0 = batch.pixels.to(device, non_blocking=True).float() / 127.5 - 1
+        pixels = batch.pixels.to(device, non_blocking=True)
+        x_0, condition = self.space.targets(pixels, self._draw_for(Purpose.CONDITION))
         tokens, mask = self.captions.encode(batch.captions)
         draws = self._draws(x_0.shape[1:])
         mask = mask & ~draws.drops_caption[:, None]
 
-        if config.unet.dropout:  # torch's dropout knows no generator but the global one
-            dropout = random(config.seed, Purpose.DROPOUT, self.step, self.worker.rank)
-            torch.manual_seed(int(dropout.integers(2**62)))
+        # torch's dropout knows no generator but the global one
+        dropout = random(config.seed, Purpose.DROPOUT, self.step, self.worker.rank)
+        torch.manual_seed(int(dropout.integers(2**62)))
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=device)
         size = config.max_batch_per_worker
         for start in range(0, len(x_0), size):
             rows, last = slice(start, start + size), start + size >= len(x_0)
             with self._synchronised(last), self._autocast():
-                network = self._bound(tokens[rows], mask[rows])
+                given = None if condition is None else condition[rows]
+                network = self._bound(tokens[rows], mask[rows], given)
                 per_sample = self.objective.per_sample_loss(
                     network, x_0[rows], draws.t[rows], draws.eps[rows]
                 )
                 torch.autograd.backward(per_sample.weighted.sum() / len(x_0))
             loss += per_sample.simple.detach().sum() / len(x_0)
-        grad_norm = nn.utils.clip_grad_norm_(self.unet.parameters(), config.clip_norm)
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
-        self.ema.update(self.unet)
+        self.ema.update(self.model)
         return loss, grad_norm
 
     def _draws(self, shape: torch.Size) -> "Draws":
         return draw(self.config, self.step, shape, self.worker.device).part(self.positions)
 
-    def _bound(self, tokens: Tensor, mask: Tensor) -> Network:
+    def _draw_for(self, purpose: Purpose) -> Draw:
+        config, positions = self.config, self.positions
+        seed = int(random(config.seed, purpose, self.step).integers(2**62))
+        generator = torch.Generator(self.worker.device).manual_seed(seed)
+        return Draw(generator, config.batch_size, slice(positions.start, positions.stop))
+
+    def _bound(self, tokens: Tensor, mask: Tensor, condition: Tensor | None) -> Network:
+        denoiser = conditioned(self.network, condition)
+
         def network(x_t: Tensor, t: Tensor) -> Tensor:
-            x_t = x_t.contiguous(memory_format=torch.channels_last)
-            output: Tensor = self.network(x_t, t, tokens, mask)
-            return output
+            return denoiser(x_t.contiguous(memory_format=torch.channels_last), t, tokens, mask)
 
         return network
 
@@ -185,9 +194,9 @@ class Trainer:
                 config.run,
                 self.step,
                 {
-                    "model": dict(self.unet.named_parameters()),
+                    "model": dict(self.model.named_parameters()),
                     "ema": self.ema.weights,
-                    "optimizer": checkpoint.optimizer_tensors(self.unet, self.optimizer),
+                    "optimizer": checkpoint.optimizer_tensors(self.model, self.optimizer),
                 },
                 config_digest=self.record.config_digest,
                 corpus_digest=self.record.corpus_digest,
@@ -201,9 +210,9 @@ class Trainer:
         found, damages = checkpoint.load_newest(self.config.run)
         if found is not None:
             self.step = found.step
-            self.unet.load_state_dict(found.parts["model"])
+            self.model.load_state_dict(found.parts["model"])
             self.ema.load(found.parts["ema"], num_updates=found.step)
-            checkpoint.load_optimizer_tensors(self.unet, self.optimizer, found.parts["optimizer"])
+            checkpoint.load_optimizer_tensors(self.model, self.optimizer, found.parts["optimizer"])
         self._check_that_all_resume_here()
         if self.worker.rank == 0:
             for damage in damages:

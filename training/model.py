@@ -9,11 +9,14 @@ from torch import Tensor
 from infra.errors import InputError
 from training.config import Config
 from training.diffusion import Objective, make_objective
+from training.guidance import guided
+from training.layers import Backbone
+from training.network import make_network
 from training.order import Purpose, random
-from training.samplers import SAMPLERS, Generators, OnStep, guided, noise
+from training.samplers import SAMPLERS, Generators, OnStep, noise
 from training.schedule import Schedule
-from training.text import CaptionEncoder
-from training.unet import IMAGE_CHANNELS, UNet
+from training.space import Space, UpscaleSpace, conditioned, make_space
+from training.text import Captions, make_captions
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,10 @@ class TrainedModel:
     """That it was trained with."""
     step: int
     """Of the checkpoint."""
-    network: UNet
+    network: Backbone
     objective: Objective
-    captions: CaptionEncoder
+    space: Space
+    captions: Captions
     device: torch.device
 
     @property
@@ -41,29 +45,47 @@ class TrainedModel:
         seed: int,
         batch_size: int,
         first: int = 0,
+        small: Tensor | None = None,
+        augmentation: float = 0.0,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU.
 
         The noise of the i-th follows from (seed, first + i): what is drawn beside it, and how much
-        at once, changes a picture by rounding only.
+        at once, changes a picture by rounding only. A super-resolution stage enlarges `small`
+        (`[n, 3, s, s]` in [-1, 1]), noised to `augmentation`.
         """
-        size = self.config.image_size
         images = []
         for start in range(0, len(captions), batch_size):
             tokens, mask = self.captions.encode(captions[start : start + batch_size])
             generators = picture_generators(seed, first + start, len(tokens))
-            blank = torch.empty(len(tokens), IMAGE_CHANNELS, size, size, device=self.device)
+            blank = torch.empty(len(tokens), *self._shape, device=self.device)
+            x_T = noise(blank, generators)
+            given = None
+            if small is not None:
+                rows = small[start : start + batch_size].to(self.device)
+                given = self._condition(rows, augmentation, generators)
+            network = conditioned(self.network, given)
             x_0 = SAMPLERS[sampler](
-                self.objective.denoise(guided(self.network, tokens, mask, guidance_scale)),
-                noise(blank, generators),
+                self.objective.denoise(guided(network, tokens, mask, guidance_scale)),
+                x_T,
                 self.schedule,
                 num_steps,
                 generators,
                 on_step=on_step,
             )
-            images.append(x_0.clamp(-1, 1).cpu())
+            images.append(self.space.pictures(x_0).cpu())
         return torch.cat(images)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        side = self.config.image_size // self.space.shape.downscale
+        return self.space.shape.channels, side, side
+
+    def _condition(self, small: Tensor, augmentation: float, generators: Generators) -> Tensor:
+        assert isinstance(self.space, UpscaleSpace)
+        levels = torch.full((len(small),), augmentation, device=self.device)
+        return self.space.condition(small, levels, noise(small, generators))
 
 
 def picture_generators(seed: int, first: int, num: int) -> Generators:
@@ -91,7 +113,6 @@ def chosen_step(run: str, step: int | None) -> int:
 
 def load_model(run: str, step: int | None = None, device: str = "auto") -> TrainedModel:
     """The model of a checkpoint; `step` None is the newest. Raises InputError where none is."""
-    from retrieval.encoding.encoder import load_encoder
     from training import checkpoint
     from training.record import read_record
 
@@ -100,14 +121,15 @@ def load_model(run: str, step: int | None = None, device: str = "auto") -> Train
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)
-    captions = CaptionEncoder(load_encoder(config.encoder, device), place)
-    network = UNet(config.unet, config.image_size, captions.width)
+    captions = make_captions(config, place)
+    network = make_network(config, captions.width)
     network.load_state_dict(found.parts["ema"])
     return TrainedModel(
         config=config,
         step=found.step,
         network=network.to(place).eval(),
         objective=make_objective(config, place),
+        space=make_space(config, place),
         captions=captions,
         device=place,
     )

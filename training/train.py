@@ -90,20 +90,20 @@ def _plan(config: Config) -> _Plan:
     from training.checkpoint import complete_steps
     from training.diffusion import make_objective
     from training.loop import make_stream
+    from training.network import make_network
     from training.record import RunRecord, holds
-    from training.unet import UNet
 
     if (num_workers := config.workers.num_workers) is not None:
         _check_shares(config.batch_size, num_workers)
     make_objective(config)
     stream = make_stream(config, num_decoders=1)
-    encoder = load_encoder(config.encoder)
+    encoder = None if config.text.trained else load_encoder(config.encoder)
     with torch.device("meta"):
-        unet = UNet(config.unet, config.image_size, encoder.token_width)
+        network = make_network(config, encoder.token_width if encoder else config.text.width)
     record = RunRecord(
         config=config,
         corpus_digest=stream.manifest.digest,
-        encoder_digest=encoder.weights_digest,
+        encoder_digest=encoder.weights_digest if encoder else "",
     )
     is_new = not holds(record)
     first_step = 0 if is_new else max(complete_steps(config.run), default=0)
@@ -117,7 +117,7 @@ def _plan(config: Config) -> _Plan:
         first_step=first_step,
         num_workers=num_workers,
         num_samples=stream.num_samples,
-        num_parameters=unet.num_parameters,
+        num_parameters=network.num_parameters,
     )
 
 

@@ -99,11 +99,11 @@ def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
         loop.train(make_record(config), stop_at(6))
     trainer = loop.Trainer(make_record(config), loop.Worker.current())
     trainer.resume()
-    torch.nn.init.constant_(trainer.unet.null_text, math.nan)
+    torch.nn.init.constant_(trainer.model.conditioning.null_text, math.nan)
     with pytest.raises(ShortfallError, match="the loss is nan at step 5; the checkpoints before"):
         trainer.run()
     assert complete_steps(config.run) == [4]
-    assert load(config.run, 4).parts["model"]["null_text"].isfinite().all()
+    assert load(config.run, 4).parts["model"]["conditioning.null_text"].isfinite().all()
 
 
 def test_learning_rate_warms_up_holds_and_falls_to_zero(

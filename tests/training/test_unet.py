@@ -4,7 +4,8 @@ from torch import Tensor
 
 from infra.errors import ConfigError
 from training.config import UNetConfig
-from training.unet import UNet, timestep_embedding
+from training.layers import timestep_embedding
+from training.unet import UNet
 
 TINY = UNetConfig(
     channels=16, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(8,), num_heads=2
