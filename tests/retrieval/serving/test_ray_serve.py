@@ -35,9 +35,10 @@ def serve_client(served_root: str, tmp_path_factory: pytest.TempPathFactory) -> 
     http = {"host": "127.0.0.1", "port": port}
     config = folder / "serve.json"
     config.write_text(json.dumps({"http_options": http, "applications": [search]}))
-    command = [Path(sysconfig.get_path("scripts")) / "serve", "run", config]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    environment.pop("RAY_ADDRESS", None)
+    program = str(Path(sysconfig.get_path("scripts")) / "serve")
+    command = [program, "run", "--address=local", str(config)]  # no one else's cluster
+    patient = {"RAY_raylet_start_wait_time_s": "120"}  # on a busy machine
+    environment = {**os.environ, **patient, "PYTHONPATH": str(REPOSITORY)}
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
     try:
