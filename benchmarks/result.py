@@ -162,7 +162,8 @@ def num_steps(
     threads = settings["threads_per_worker"]
     carrara(threads, "train", str(train), str(trial), "--config", str(plan), "--overwrite")
     images_per_s = float(read_metrics(str(trial))[-1]["images_per_s"])
-    return max(TRIAL_STEPS, round(60 * minutes * images_per_s / settings["batch_size"]))
+    batch_size = int(settings["batch_size"])
+    return max(TRIAL_STEPS, round(60 * minutes * images_per_s / batch_size))
 
 
 def carrara(threads: int, *line: str) -> None:

@@ -95,6 +95,16 @@ def config_of(shared_corpus: str, tiny_text_encoder: str) -> Callable[..., Confi
     return make
 
 
+@pytest.fixture(scope="session")
+def trained_run(config_of: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run that no test changes: 12 steps, checkpoints of steps 8 and 12."""
+    from training import train
+
+    config = config_of(run=str(tmp_path_factory.mktemp("trained") / "run"))
+    train.run(config)
+    return config.run
+
+
 @pytest.fixture
 def tiny_config(config_of: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
     """tiny_config(**changes): config_of with a fresh RUN of the test's own."""

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +6,7 @@ import pytest
 from PIL import Image
 
 from infra.errors import InputError
-from training import sample, train
-from training.config import Config
-
-
-@pytest.fixture(scope="module")
-def trained_run(config_of: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
-    config = config_of(run=str(tmp_path_factory.mktemp("trained") / "run"))
-    train.run(config)
-    return config.run
+from training import sample
 
 
 def draw(run: str, output: Path, **changes: object) -> Image.Image:
