@@ -122,14 +122,25 @@ def load_model(run: str, step: int | None = None, device: str = "auto") -> Train
         device = "cuda" if torch.cuda.is_available() else "cpu"
     place = torch.device(device)
     captions = make_captions(config, place)
-    network = make_network(config, captions.width)
-    network.load_state_dict(found.parts["ema"])
+    space = make_space(config, place)
+    weights = {name: weight.to(place) for name, weight in found.parts["ema"].items()}
+    return model_of(config, found.step, weights, captions, space)
+
+
+def model_of(
+    config: Config, step: int, weights: dict[str, Tensor], captions: Captions, space: Space
+) -> TrainedModel:
+    """On the weights' device; they are shared, not copied."""
+    device = next(iter(weights.values())).device
+    with torch.device("meta"):
+        network = make_network(config, captions.width)
+    network.load_state_dict(weights, assign=True)
     return TrainedModel(
         config=config,
-        step=found.step,
-        network=network.to(place).eval(),
-        objective=make_objective(config, place),
-        space=make_space(config, place),
+        step=step,
+        network=network.eval(),
+        objective=make_objective(config, device),
+        space=space,
         captions=captions,
-        device=place,
+        device=device,
     )
