@@ -1,5 +1,6 @@
 """A trained model: a run's averaged weights, ready to draw."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,15 +9,31 @@ from torch import Tensor
 
 from infra.errors import InputError
 from training.config import Config
-from training.diffusion import Objective, make_objective
+from training.diffusion import Network, Objective, make_objective
+from training.editing import from_picture, keeping, repaint
 from training.guidance import guided
 from training.layers import Backbone
 from training.network import make_network
 from training.order import Purpose, random
 from training.samplers import SAMPLERS, Generators, OnStep, noise
 from training.schedule import Schedule
-from training.space import Space, UpscaleSpace, conditioned, make_space
+from training.space import Draw, Space, UpscaleSpace, conditioned, make_space
 from training.text import Captions, make_captions
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A picture to begin from instead of noise."""
+
+    pixels: Tensor
+    """uint8 `[3, S, S]`."""
+    strength: float
+    """The share of the way from noise that is gone again; 1 begins from noise alone."""
+    anew: Tensor | None = None
+    """bool `[S, S]`: where to draw; elsewhere the picture stays as it is."""
+    num_resamples: int = 0
+    """How often a step is repeated, for what is drawn to fit what is kept (`repaint`); 0: it is
+    only held in its place (`keeping`)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,9 @@ class TrainedModel:
         seed: int,
         batch_size: int,
         first: int = 0,
+        negative: str = "",
+        rescale: float = 0.0,
+        begin: Beginning | None = None,
         small: Tensor | None = None,
         augmentation: float = 0.0,
         on_step: OnStep | None = None,
@@ -57,25 +77,86 @@ class TrainedModel:
         """
         images = []
         for start in range(0, len(captions), batch_size):
-            tokens, mask = self.captions.encode(captions[start : start + batch_size])
-            generators = picture_generators(seed, first + start, len(tokens))
-            blank = torch.empty(len(tokens), *self._shape, device=self.device)
+            rows = slice(start, start + batch_size)
+            generators = picture_generators(seed, first + start, len(captions[rows]))
+            blank = torch.empty(len(generators), *self._shape, device=self.device)
             x_T = noise(blank, generators)
             given = None
             if small is not None:
-                rows = small[start : start + batch_size].to(self.device)
-                given = self._condition(rows, augmentation, generators)
-            network = conditioned(self.network, given)
-            x_0 = SAMPLERS[sampler](
-                self.objective.denoise(guided(network, tokens, mask, guidance_scale)),
+                given = self._condition(small[rows].to(self.device), augmentation, generators)
+            network = self._guided(captions[rows], given, guidance_scale, negative, rescale)
+            x_0 = self._sample(network, x_T, sampler, num_steps, generators, begin, on_step)
+            images.append(self.space.pictures(x_0).cpu())
+        return torch.cat(images)
+
+    def num_steps_taken(self, num_steps: int, begin: Beginning | None) -> int:
+        """How many a sampler takes that begins from a picture: `on_step` is told of so many."""
+        if begin is None or begin.strength == 1:
+            return num_steps
+        return max(1, round(begin.strength * num_steps))
+
+    def _sample(
+        self,
+        network: Network,
+        x_T: Tensor,
+        sampler: str,
+        num_steps: int,
+        generators: Generators,
+        begin: Beginning | None,
+        on_step: OnStep | None,
+    ) -> Tensor:
+        denoise, schedule, sample = (
+            self.objective.denoise(network),
+            self.schedule,
+            SAMPLERS[sampler],
+        )
+        if begin is not None:
+            picture = self._encoded(begin.pixels).expand_as(x_T)
+            if begin.strength < 1:
+                x_T, schedule, num_steps = from_picture(
+                    picture, begin.strength, schedule, num_steps, generators
+                )
+            if begin.anew is not None:
+                kept = self._kept(begin.anew)
+                if begin.num_resamples:
+                    sample = functools.partial(
+                        repaint, picture=picture, mask=kept, num_resamples=begin.num_resamples
+                    )
+                else:
+                    denoise = keeping(denoise, picture, kept)
+        with self._autocast():
+            return sample(
+                denoise,
                 x_T,
-                self.schedule,
+                schedule,
                 num_steps,
                 generators,
                 on_step=on_step,
+                clip=self.space.clips,
             )
-            images.append(self.space.pictures(x_0).cpu())
-        return torch.cat(images)
+
+    def _guided(
+        self,
+        captions: Sequence[str],
+        condition: Tensor | None,
+        guidance_scale: float,
+        negative: str,
+        rescale: float,
+    ) -> Network:
+        """The network with everything bound to it but x_t and t."""
+        num = len(captions)
+        tokens, mask = self.captions.encode([*captions, negative] if negative else captions)
+        against = None
+        if negative:
+            against = (tokens[num:].expand_as(tokens[:num]), mask[num:].expand_as(mask[:num]))
+        return guided(
+            conditioned(self.network, condition),
+            tokens[:num],
+            mask[:num],
+            guidance_scale,
+            negative=against,
+            rescale=rescale,
+        )
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -87,8 +168,25 @@ class TrainedModel:
         levels = torch.full((len(small),), augmentation, device=self.device)
         return self.space.condition(small, levels, noise(small, generators))
 
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """A picture where the network draws, `[1, C, h, w]`."""
+        draw = Draw(torch.Generator(self.device).manual_seed(0), 1, slice(0, 1))
+        x_0, _ = self.space.targets(pixels[None].to(self.device), draw)
+        return x_0
 
-def picture_generators(seed: int, first: int, num: int) -> Generators:
+    def _kept(self, anew: Tensor) -> Tensor:
+        """1 where the picture stays, `[1, 1, h, w]`; what is drawn in part is drawn whole."""
+        drawn = anew[None, None].float().to(self.device)
+        return 1 - torch.nn.functional.max_pool2d(drawn, self.space.shape.downscale)
+
+    def _autocast(self) -> torch.autocast:
+        """The network's arithmetic, as in training; the samplers' own stays in float32."""
+        precision, device = self.config.precision, self.device.type
+        enabled = precision == "bfloat16" or (precision == "auto" and device == "cuda")
+        return torch.autocast(device, torch.bfloat16, enabled=enabled)
+
+
+def picture_generators(seed: int, first: int, num: int) -> list[torch.Generator]:
     """One a picture, on the CPU, so that the noise is the same whatever the network runs on."""
     seeds = [
         int(random(seed, Purpose.SAMPLING, i).integers(2**62)) for i in range(first, first + num)
@@ -130,7 +228,7 @@ def load_model(run: str, step: int | None = None, device: str = "auto") -> Train
 def model_of(
     config: Config, step: int, weights: dict[str, Tensor], captions: Captions, space: Space
 ) -> TrainedModel:
-    """On the weights' device; they are shared, not copied."""
+    """On the weights' device; they are shared, not copied, where they lie in channels-last."""
     device = next(iter(weights.values())).device
     with torch.device("meta"):
         network = make_network(config, captions.width)
@@ -138,7 +236,7 @@ def model_of(
     return TrainedModel(
         config=config,
         step=step,
-        network=network.eval(),
+        network=network.to(memory_format=torch.channels_last).eval(),
         objective=make_objective(config, device),
         space=space,
         captions=captions,
