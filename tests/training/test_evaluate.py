@@ -34,8 +34,7 @@ def test_a_run_is_swept_over_guidance_and_scored_beside_the_corpus_itself(
             assert score["low"] <= score["value"] <= score["high"], name
     real, drawn, _ = (row["scores"] for row in found["rows"])
     assert real["frechet"]["value"] < drawn["frechet"]["value"]
-    # 12 steps have taught it nothing: what it draws is like nothing in the corpus.
-    assert drawn["recall"]["value"] < real["recall"]["value"]
+    assert drawn.keys() == real.keys() >= {"kid", "mmd", "clip_similarity", "retrieval_at_1"}
     (digest,) = found["extractors"].values()
     assert len(digest) == 64
     assert found["image_size"] == 16
