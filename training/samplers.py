@@ -1,10 +1,10 @@
-"""From noise to pictures: the samplers, and classifier-free guidance.
+"""From noise to pictures: the samplers.
 
 A sampler is a function `(denoise, x_T, schedule, num_steps, generator) -> x_0`; `denoise` is
 `(x_t, t) -> x_0`, the network's guess at the picture, with the text already bound to it. With
 `on_step` it also shows every intermediate picture. All draws come from `generator`, on the
 generator's own device, so a seed on the CPU gives the same noise whatever device the network
-runs on.
+runs on. `clip` holds every predicted x_0 in [-1, 1]: right for pixels, wrong for latents.
 """
 
 import functools
@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from training.diffusion import Denoise, Denoiser, Network
+from training.diffusion import Denoise
 from training.schedule import Schedule
 
 
@@ -46,6 +46,7 @@ class Sampler(Protocol):
         generator: Generators,
         *,
         on_step: OnStep | None = None,
+        clip: bool = True,
     ) -> Tensor: ...
 
 
@@ -63,21 +64,16 @@ def ddpm(
 ) -> Tensor:
     """Ancestral sampling: Algorithm 2 of Ho et al. 2020.
 
-    `variance` is sigma_t^2: "small" is beta-tilde, "large" is beta (section 3.2). `clip` holds
-    the predicted x_0 in [-1, 1] before the posterior mean is taken, as the paper's code does;
-    without it the mean is the line of Algorithm 2, written in x_0 for eps.
+    `variance` is sigma_t^2: "small" is beta-tilde, "large" is beta (section 3.2). The mean is
+    equation 7's: without `clip` the line of Algorithm 2, written in x_0 for eps; the paper's code
+    clips.
     """
     sub, timesteps = schedule.subsequence(num_steps)
     variances = {"small": sub.posterior_variance, "large": sub.betas}[variance]
     x = x_T
     for i in reversed(range(num_steps)):
-        t = torch.full((len(x),), timesteps[i], device=x.device)
-        x_0 = _picture(denoise, x, t, clip)
-        # Equation 7.
-        alpha, beta = sub.alphas[i].item(), sub.betas[i].item()
-        alpha_cumprod, previous = sub.alphas_cumprod[i].item(), sub.alphas_cumprod_prev[i].item()
-        mean = math.sqrt(previous) * beta / (1 - alpha_cumprod) * x_0
-        mean = mean + math.sqrt(alpha) * (1 - previous) / (1 - alpha_cumprod) * x
+        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
+        mean = posterior_mean(x, x_0, sub, i)
         x = mean if i == 0 else mean + math.sqrt(variances[i].item()) * noise(x, generator)
         if on_step is not None:
             on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
@@ -100,9 +96,8 @@ def ddim(
     sub, timesteps = schedule.subsequence(num_steps)
     x = x_T
     for i in reversed(range(num_steps)):
-        t = torch.full((len(x),), timesteps[i], device=x.device)
         alpha_cumprod, previous = sub.alphas_cumprod[i].item(), sub.alphas_cumprod_prev[i].item()
-        x_0 = _picture(denoise, x, t, clip)
+        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
         # The direction to x_t agrees with the picture, clipped or not.
         eps = (x - math.sqrt(alpha_cumprod) * x_0) / math.sqrt(1 - alpha_cumprod)
         sigma = eta * math.sqrt(sub.posterior_variance[i].item())  # equation 16
@@ -114,48 +109,115 @@ def ddim(
     return x
 
 
+@torch.no_grad()
+def dpm_solver(
+    denoise: Denoise,
+    x_T: Tensor,
+    schedule: Schedule,
+    num_steps: int,
+    generator: Generators,  # noqa: ARG001  (draws nothing)
+    *,
+    on_step: OnStep | None = None,
+    clip: bool = True,
+) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): second order at one evaluation a step.
+
+    Steps are even in log-SNR, which it needs: docs/diffusion.md. The first has no step before it
+    to extrapolate from and the last is infinite; both are of first order.
+    """
+    sub, timesteps = schedule.subsequence(num_steps, "log-snr")
+    signals, noises = sub.alphas_cumprod.sqrt().tolist(), (1 - sub.alphas_cumprod).sqrt().tolist()
+    log_snr = sub.log_snr.tolist()
+    x = before = x_T
+    for i in reversed(range(num_steps)):
+        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
+        ahead = x_0
+        if 0 < i < num_steps - 1:
+            # After a step from pure noise (zero terminal SNR) r is infinite: first order again.
+            r = (log_snr[i] - log_snr[i + 1]) / (log_snr[i - 1] - log_snr[i])
+            ahead = x_0 + (x_0 - before) / (2 * r)
+        signal, noise_left = (signals[i - 1], noises[i - 1]) if i > 0 else (1.0, 0.0)
+        # The paper's alpha (1 - exp(-h)), written without the infinities that h may be.
+        share = noise_left / noises[i]
+        x = share * x + (signal - signals[i] * share) * ahead
+        before = x_0
+        if on_step is not None:
+            on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
+    return x
+
+
+@torch.no_grad()
+def heun(
+    denoise: Denoise,
+    x_T: Tensor,
+    schedule: Schedule,
+    num_steps: int,
+    generator: Generators,  # noqa: ARG001  (draws nothing)
+    *,
+    on_step: OnStep | None = None,
+    clip: bool = True,
+) -> Tensor:
+    """Heun's method on the probability flow (Karras et al. 2022, Algorithm 1): second order, two
+    evaluations a step but the last.
+
+    Of the paper's family the member with s = cos(phi), sigma = tan(phi), in which the flow is
+    dx / dphi = (cos(phi) x - x_0) / sin(phi), which is v: finite in pure noise too, where the
+    paper's own choice, sigma, isn't. Steps are even in phi.
+    """
+    sub, timesteps = schedule.subsequence(num_steps, "angle")
+    angles = sub.angle.tolist()
+    x = x_T
+    for i in reversed(range(num_steps)):
+        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
+        if i > 0:
+            slope = _velocity(x, x_0, angles[i])
+            h = angles[i - 1] - angles[i]
+            there = x + h * slope
+            x_0_there = predicted_x_0(denoise, there, timesteps[i - 1], clip)
+            x = x + h * (slope + _velocity(there, x_0_there, angles[i - 1])) / 2
+        else:
+            x = x_0
+        if on_step is not None:
+            on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
+    return x
+
+
 # What a configuration can name.
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": ddpm,
     "ddpm-large-variance": functools.partial(ddpm, variance="large"),
     "ddim": ddim,
+    "dpm++": dpm_solver,
+    "heun": heun,
 }
 
 
-def guided(
-    denoiser: Denoiser, text_tokens: Tensor, text_mask: Tensor, guidance_scale: float
-) -> Network:
-    """Classifier-free guidance (Ho & Salimans 2022): eps_u + w (eps_c - eps_u).
-
-    w = 1 is the conditional prediction, w = 0 the unconditional one. (The paper's w is this
-    one minus 1.) Both halves go through the network as one batch. Every text mask False is
-    the unconditional case.
-    """
-    tokens = torch.cat([text_tokens, text_tokens])
-    mask = torch.cat([text_mask, torch.zeros_like(text_mask)])
-
-    def network(x_t: Tensor, t: Tensor) -> Tensor:
-        if guidance_scale == 1:
-            return denoiser(x_t, t, text_tokens, text_mask)
-        both = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), tokens, mask)
-        conditional, unconditional = both.chunk(2)
-        # lerp is exact at both ends, where u + w (c - u) rounds
-        return torch.lerp(unconditional, conditional, guidance_scale)
-
-    return network
-
-
-def _picture(denoise: Denoise, x_t: Tensor, t: Tensor, clip: bool) -> Tensor:
-    x_0 = denoise(x_t, t).float()
+def predicted_x_0(denoise: Denoise, x_t: Tensor, timestep: int, clip: bool) -> Tensor:
+    t = torch.full((len(x_t),), timestep, device=x_t.device)
+    x_0 = denoise(x_t, t).to(x_t.dtype)
     return x_0.clamp(-1, 1) if clip else x_0
+
+
+def posterior_mean(x_t: Tensor, x_0: Tensor, schedule: Schedule, t: int) -> Tensor:
+    """Of x_{t-1}, given x_t and x_0: equation 7."""
+    alpha, beta = schedule.alphas[t].item(), schedule.betas[t].item()
+    abar, previous = schedule.alphas_cumprod[t].item(), schedule.alphas_cumprod_prev[t].item()
+    of_x_0 = math.sqrt(previous) * beta / (1 - abar)
+    of_x_t = math.sqrt(alpha) * (1 - previous) / (1 - abar)
+    return of_x_0 * x_0 + of_x_t * x_t
+
+
+def _velocity(x_t: Tensor, x_0: Tensor, angle: float) -> Tensor:
+    return (math.cos(angle) * x_t - x_0) / math.sin(angle)
 
 
 def noise(like: Tensor, generator: Generators) -> Tensor:
     """Standard normal, of the same shape; from as many generators each picture from its own."""
+
+    def draw(shape: torch.Size, one: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=one, device=one.device, dtype=like.dtype)
+
     if isinstance(generator, torch.Generator):
-        drawn = torch.randn(like.shape, generator=generator, device=generator.device)
-    else:
-        assert len(generator) == len(like)
-        shape = like.shape[1:]
-        drawn = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generator])
-    return drawn.to(like.device)
+        return draw(like.shape, generator).to(like.device)
+    assert len(generator) == len(like)
+    return torch.stack([draw(like.shape[1:], one) for one in generator]).to(like.device)

@@ -7,13 +7,18 @@ paper's step `t + 1`, so `t` runs over 0..T-1 and row 0 is the least noisy.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from infra.errors import ConfigError
 
+Spacing = Literal["t", "log-snr", "angle"]
+
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the cosine schedule's end finite
+MAX_SIGMA = 80.0  # Karras et al. 2022, table 1: more noise than this can't be told from noise alone
 
 
 def linear(num_timesteps: int) -> Tensor:
@@ -71,8 +76,24 @@ class Schedule:
     def num_timesteps(self) -> int:
         return len(self.betas)
 
-    def subsequence(self, num_steps: int) -> "tuple[Schedule, list[int]]":
-        """The schedule that visits only `num_steps` evenly spaced timesteps, and which they are.
+    @property
+    def log_snr(self) -> Tensor:
+        """log sqrt(alphas_cumprod / (1 - alphas_cumprod)), "lambda" of Lu et al. 2022."""
+        return (self.alphas_cumprod.log() - (1 - self.alphas_cumprod).log()) / 2
+
+    @property
+    def angle(self) -> Tensor:
+        """phi in x_t = cos(phi) x_0 + sin(phi) eps (Salimans & Ho 2022, appendix D)."""
+        return torch.atan2((1 - self.alphas_cumprod).sqrt(), self.alphas_cumprod.sqrt())
+
+    def until(self, num_timesteps: int) -> "Schedule":
+        """The least noisy timesteps alone."""
+        assert 1 <= num_timesteps <= self.num_timesteps
+        return Schedule.from_betas(self.betas[:num_timesteps])
+
+    def subsequence(self, num_steps: int, spacing: Spacing = "t") -> "tuple[Schedule, list[int]]":
+        """The schedule that visits only `num_steps` timesteps, and which they are: the first, the
+        last, and between them those nearest to even spacing in t, log-SNR or angle.
 
         The betas are those that keep alphas_cumprod at the visited timesteps
         (Nichol & Dhariwal 2021, section 4, equation 19).
@@ -82,13 +103,25 @@ class Schedule:
                 f"num_steps is {num_steps}: expected 1 to {self.num_timesteps}, "
                 "the number of timesteps of the schedule"
             )
-        timesteps = torch.linspace(0, self.num_timesteps - 1, num_steps, dtype=torch.float64)
-        if num_steps == 1:
-            timesteps = torch.tensor([self.num_timesteps - 1.0], dtype=torch.float64)
-        visited = timesteps.round().long()
+        visited = torch.from_numpy(self._visited(num_steps, spacing))
         kept = self.alphas_cumprod[visited]
         previous = torch.cat([kept.new_ones(1), kept[:-1]])
         return Schedule.from_betas(1 - kept / previous), visited.tolist()
+
+    def _visited(self, num_steps: int, spacing: Spacing) -> np.ndarray:
+        every = np.arange(self.num_timesteps)
+        place = {
+            "t": every,
+            "log-snr": -self.log_snr.clamp(min=-math.log(MAX_SIGMA)).numpy(),
+            "angle": self.angle.numpy(),
+        }[spacing]
+        even = np.linspace(place[-1], place[0], num_steps)[::-1]
+        visited = np.interp(even, place, every).round().astype(np.int64)
+        visited[-1] = self.num_timesteps - 1
+        # No timestep twice, where they lie closer than 1 apart.
+        i = np.arange(num_steps)
+        visited = np.maximum.accumulate(visited - i) + i
+        return np.minimum(visited, self.num_timesteps - num_steps + i)
 
 
 def make_schedule(name: str, num_timesteps: int, zero_terminal_snr: bool = False) -> Schedule:
