@@ -1,250 +1,490 @@
 """The stream of samples: which pictures and captions make up the batch of a step.
 
-Reads   ROOT/manifest.json, shards, and a selection if one is named
+Reads   ROOT/manifest.json, shards, and a selection if one is named; the same of corpora mixed in
+Writes  RUN/ledger/, where samples were taken down while the run went on
 
 The global batch of a step is a pure function of (corpus digest, selection, seed, step): the same
-uids in the same order whatever the number of workers and after any crash. Each epoch visits every
-kept sample once: shards in a random order, samples shuffled among `shuffle_shards` of them at a
-time, so that memory holds one window and not the corpus.
-
-Every worker reads all shards of a window and decodes only its own samples.
+uids in the same order whatever the number of workers and after any crash, captions, flips and crops
+included (training/streaming/order.py). Workers read different parts of the shards, ahead of the
+step and within bounded memory (training/streaming/reading.py), and decode off the training thread.
 """
 
-import io
 import queue
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
 from torch import Tensor
 
-from infra.errors import DamagedError, InputError
-from pipeline.corpus import (
-    SUCCESS,
-    Manifest,
-    Shard,
-    iter_samples,
-    read_manifest,
-    read_rows,
-    read_selection,
+from infra.errors import InputError
+from pipeline.corpus import Manifest
+from pipeline.pixels.picture_header import UnusableError
+from training.config import Config
+from training.order import Purpose, random
+from training.streaming.catalogue import Catalogue
+from training.streaming.feeding import Feeder, Pending, feeder
+from training.streaming.pixels import (
+    CENTRE,
+    Pixels,
+    decode_into,
+    decode_sample,
+    set_up_decoding,
 )
-from training.order import Purpose, SampleOrder, random
+from training.streaming.plan import Drawn, SamplePlan
+from training.streaming.reading import BlockReader, HeldBlock, Place, TakenDownError
+from training.streaming.resident import ResidentSamples
+from training.streaming.shapes import shapes_for
+from training.streaming.takedowns import note_takedowns
+
+LOOK_EVERY_S = 1.0
+"""How often a stream looks whether something was taken down."""
+
+RECORD_BYTES = 512
+"""Of memory, that a sample takes beside its pixels."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's part of a step: b pictures of S x S pixels."""
+    """One worker's part of a step: b pictures of one shape."""
 
     uids: list[str]
     captions: list[str]
-    pixels: Tensor  # uint8 [b, 3, S, S], in channels-last memory
+    pixels: Tensor  # uint8 [b, 3, H, W], in channels-last memory
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What a stream is made of; it can be sent to other processes."""
+
+    root: str
+    selection: str | None = None
+    mix: tuple[str, ...] = ()
+    mix_shares: tuple[float, ...] = ()
+    mix_selections: tuple[str, ...] = ()
+    """Of each of `mix`; "": all of it."""
+    born: tuple[str, ...] = ()
+    """The digests of the corpora when the run began; none: it begins now."""
+    run: str | None = None
+    """Where it is noted when samples are taken down; none: nowhere."""
+    held_out: float = 0.0
+    needs_captions: bool = False
+    image_size: int = 32
+    max_aspect_ratio: float = 1.0
+    side_multiple: int = 16
+    horizontal_flip: bool = False
+    crop: Literal["centre", "random"] = "centre"
+    batch_size: int = 128
+    seed: int = 0
+    shuffle_shards: int = 8
+    shuffle_samples: int = 8192
+    cache_size_mb: int = 1024
+    decode_in: Literal["threads", "processes", "ray"] = "threads"
+    num_decoders: int = 2
+    num_readers: int = 16
+    device: str = "cpu"
+    on_device: bool = False
 
 
 class SampleStream:
     """`batch(step, positions)`: the samples at these positions of the step's global batch."""
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        selection: str | None,
-        image_size: int,
-        horizontal_flip: bool,
-        batch_size: int,
-        seed: int,
-        shuffle_shards: int,
-        cache_size_mb: int,
-        num_decoders: int,
-    ) -> None:
-        self.root = root
-        self.manifest = read_manifest(root)
-        self._kept = None if selection is None else _kept_uids(root, selection)
-        counts = _count_samples(root, self.manifest, self._kept)
-        self._order = SampleOrder(counts, seed, shuffle_shards)
-        self.num_samples = self._order.num_samples
-        if self.num_samples == 0:
-            chosen = f" that selection {selection!r} keeps" if selection else ""
-            raise InputError(f"{root}: no samples{chosen}; training needs at least one")
-        self._image_size, self._horizontal_flip = image_size, horizontal_flip
-        self._batch_size, self._seed = batch_size, seed
-        self._cache: OrderedDict[int, _LoadedShard] = OrderedDict()
-        self._cache_size_bytes = cache_size_mb * 1_000_000
-        self._decoders = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
-
-    def batch(self, step: int, positions: range) -> Batch:
-        places = [self._order.place(step * self._batch_size + p) for p in positions]
-        self._load({shard for shard, _ in places})
-        todo = [(self._cache[shard], row) for shard, row in places]
-        images = list(self._decoders.map(lambda pair: pair[0].decode(pair[1]), todo))
-        pixels = np.stack(images)
-        if self._horizontal_flip:
-            draws = random(self._seed, Purpose.FLIPS, step).random(self._batch_size)
-            flips = draws[positions.start : positions.stop] < 0.5
-            pixels[flips] = pixels[flips, :, ::-1]
-        self._evict()
-        return Batch(
-            uids=[shard.uids[row] for shard, row in todo],
-            captions=[shard.captions[row] for shard, row in todo],
-            pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+    def __init__(self, settings: StreamSettings) -> None:
+        set_up_decoding()
+        self.settings = settings
+        cache_bytes = settings.cache_size_mb * 1_000_000
+        self.catalogues = _catalogues(settings, cache_bytes // 4)
+        if settings.needs_captions:
+            _check_captions(self.catalogues)
+        self.plan = SamplePlan(
+            self.catalogues,
+            settings.mix_shares,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            shapes=shapes_for(
+                settings.image_size, settings.max_aspect_ratio, settings.side_multiple
+            ),
+            shuffle_shards=settings.shuffle_shards,
+            shuffle_samples=settings.shuffle_samples,
         )
-
-    def captions(self) -> list[str]:
-        """Every caption of the stream once, in the corpus's order."""
-        captions: dict[str, None] = {}
-        for shard in self.manifest.shards:
-            rows = read_rows(self.root, shard, ["uid", "caption", "status"])
-            rows = rows.filter(pc.equal(rows["status"], SUCCESS))
-            for uid, caption in zip(
-                rows["uid"].to_pylist(), rows["caption"].to_pylist(), strict=True
-            ):
-                if self._kept is None or uid in self._kept:
-                    captions[caption] = None
-        return list(captions)
-
-    def _load(self, wanted: set[int]) -> None:
-        for index in sorted(wanted):
-            if index not in self._cache:
-                self._cache[index] = _LoadedShard.read(
-                    self.root, self.manifest.shards[index], self._kept, self._image_size
-                )
-            self._cache.move_to_end(index)
-
-    def _evict(self) -> None:
-        """Drop the shards used longest ago, but never those of the windows at hand."""
-        needed = self._order.shards_at_hand
-        sizes = {index: shard.num_bytes for index, shard in self._cache.items()}
-        excess = sum(sizes.values()) - self._cache_size_bytes
-        for index in [index for index in self._cache if index not in needed]:
-            if excess <= 0:
-                break
-            excess -= sizes[index]
-            del self._cache[index]
-
-
-@dataclass
-class _LoadedShard:
-    """A shard in memory; a picture is kept as its file until it is first asked for."""
-
-    name: str
-    uids: list[str]
-    captions: list[str]
-    images: list[bytes | None]
-    image_size: int
-    num_file_bytes: int
-    pixels: dict[int, np.ndarray] = field(default_factory=dict)
-
-    @classmethod
-    def read(
-        cls, root: str, shard: Shard, kept: set[str] | None, image_size: int
-    ) -> "_LoadedShard":
-        samples = [s for s in iter_samples(root, shard) if kept is None or s.uid in kept]
-        return cls(
-            name=shard.name,
-            uids=[sample.uid for sample in samples],
-            captions=[sample.caption for sample in samples],
-            images=[sample.image for sample in samples],
-            image_size=image_size,
-            num_file_bytes=sum(len(sample.image) for sample in samples),
+        self.num_samples = self.plan.num_samples
+        self.reader = BlockReader(
+            self.catalogues, self.plan, cache_bytes * 3 // 8, settings.num_readers
         )
+        self._kept = _KeptSamples(cache_bytes * 3 // 8, whole=settings.crop == "random")
+        self._decoders = ThreadPoolExecutor(settings.num_decoders, thread_name_prefix="decode")
+        self._lock = threading.RLock()
+        self._looked = time.monotonic()
+        self._pins = settings.device.startswith("cuda")
 
     @property
-    def num_bytes(self) -> int:
-        return self.num_file_bytes + len(self.pixels) * self.image_size**2 * 3
+    def manifest(self) -> Manifest:
+        return self.catalogues[0].manifest
 
-    def decode(self, row: int) -> np.ndarray:
-        """uint8 `[S, S, 3]`. Two threads may decode the same row: both get the same pixels."""
-        if row not in self.pixels:
-            data = self.images[row]
-            if data is None:
-                return self.pixels[row]
+    @property
+    def digests(self) -> list[str]:
+        """Of the corpora as they are now."""
+        return [catalogue.manifest.digest for catalogue in self.catalogues]
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """uids of what was taken down since the run began."""
+        return frozenset().union(*(catalogue.gone for catalogue in self.catalogues))
+
+    def batch(self, step: int, positions: range) -> Batch:
+        while True:
             try:
-                pixels = decode(data, self.image_size)
-            except (OSError, ValueError) as error:
-                raise DamagedError(
-                    f"shard {self.name}, sample {self.uids[row]}: its picture can't be decoded "
-                    f"({error}); `carrara verify` tells whether the shard is damaged"
-                ) from error
-            self.pixels[row] = pixels
-            self.images[row] = None
-            self.num_file_bytes -= len(data)
-        return self.pixels[row]
+                return self.begin(step, positions).result()
+            except TakenDownError:
+                self.follow()
 
+    def begin(self, step: int, positions: range) -> Pending:
+        """Have a batch read and decoded by the stream's threads."""
+        if self.settings.on_device:
+            return Made(self._pick(step, positions))
+        with self._lock:
+            tasks = self._tasks(step, positions)
+        height, width = self.plan.shape_of(step)
+        pixels = self.new_pixels((len(positions), height, width, 3))
+        num_parts = min(2 * self.settings.num_decoders, len(tasks))
+        cuts = [len(tasks) * part // num_parts for part in range(num_parts + 1)]
+        parts = [
+            self._decoders.submit(self._decode, tasks[start:stop], pixels.numpy()[start:stop])
+            for start, stop in pairwise(cuts)
+        ]
+        return DecodingBatch(self, pixels, parts)
 
-def decode(data: bytes, image_size: int) -> np.ndarray:
-    """A picture's file -> uint8 `[S, S, 3]`: its largest centred square, resized."""
-    with Image.open(io.BytesIO(data)) as image:
-        # JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost; twice the target is kept
-        # for the filter to work on.
-        image.draft("RGB", (2 * image_size, 2 * image_size))
-        square = ImageOps.fit(
-            image.convert("RGB"), (image_size, image_size), Image.Resampling.BICUBIC
+    def new_pixels(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pins)
+
+    def as_batch(self, uids: list[str], captions: list[str], pixels: Tensor) -> Batch:
+        """`pixels` [b, H, W, 3]."""
+        return Batch(uids, captions, pixels.permute(0, 3, 1, 2))
+
+    def captions(self) -> list[str]:
+        """Every caption of the stream once, in the corpora's order."""
+        captions = (caption for catalogue in self.catalogues for caption in catalogue.captions())
+        return list(dict.fromkeys(captions))
+
+    def follow(self) -> bool:
+        """Leave out from now on what was taken down; says whether there was anything new."""
+        with self._lock:
+            self._looked = time.monotonic()
+            changes = [catalogue.refresh() for catalogue in self.catalogues]
+            is_new = any(changes)
+            if is_new:
+                self.plan.forget()
+                self.reader.forget()
+            return is_new
+
+    def follow_now_and_then(self) -> None:
+        if time.monotonic() - self._looked > LOOK_EVERY_S:
+            self.follow()
+
+    def close(self) -> None:
+        self.reader.close()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def _resident(self) -> ResidentSamples:
+        settings = self.settings
+        return ResidentSamples(
+            self.catalogues, self.reader, self.plan.shapes, settings.device, settings.num_decoders
         )
-    return np.asarray(square)
+
+    def _pick(self, step: int, positions: range) -> Batch:
+        with self._lock:
+            numbers = self._resident.numbers_of(
+                [self._place(drawn) for drawn in self.plan.draws(step, positions)]
+            )
+        flips = self._flips(step)[positions.start : positions.stop].tolist()
+        uids, captions = self._resident.uids, self._resident.captions
+        return self.as_batch(
+            [uids[number] for number in numbers],
+            [captions[number] for number in numbers],
+            self._resident.pixels(numbers, flips),
+        )
+
+    def _place(self, drawn: Drawn) -> Place:
+        rows = self.plan.rows(drawn.cell, drawn.block)
+        return drawn.cell.corpus, int(rows.shards[drawn.place]), int(rows.rows[drawn.place])
+
+    def _tasks(self, step: int, positions: range) -> list["_Task"]:
+        flips, crops = self._flips(step), self._crops(step)
+        tasks: list[_Task] = []
+        ahead: dict[tuple[object, object], Drawn] = {}
+        for position, drawn in zip(positions, self.plan.draws(step, positions), strict=True):
+            place, held = self._place(drawn), None
+            if place not in self._kept:
+                held = self.reader.hold(drawn.cell, drawn.block, self._kept.__contains__)
+                held.claim(*place[1:])
+                ahead[drawn.cell, drawn.block] = drawn
+            tasks.append(_Task(place, held, bool(flips[position]), crops[position]))
+        for drawn in ahead.values():
+            done = (drawn.place + 1) / len(self.plan.rows(drawn.cell, drawn.block).rows)
+            self.reader.look_ahead(drawn.cell, drawn.block, done, self._kept.__contains__)
+        return tasks
+
+    def _flips(self, step: int) -> NDArray[np.bool_]:
+        size, seed = self.settings.batch_size, self.settings.seed
+        if not self.settings.horizontal_flip:
+            return np.zeros(size, np.bool_)
+        return random(seed, Purpose.FLIPS, step).random(size) < 0.5
+
+    def _crops(self, step: int) -> list[tuple[float, float]]:
+        size, seed = self.settings.batch_size, self.settings.seed
+        if self.settings.crop == "centre":
+            return [CENTRE] * size
+        draws = random(seed, Purpose.CROPS, step).random((size, 2))
+        return [(float(x), float(y)) for x, y in draws]
+
+    def _decode(self, tasks: "list[_Task]", pixels: Pixels) -> list[tuple[str, str]]:
+        """uids and captions; `pixels` [b, H, W, 3] are filled."""
+        return [self._decode_one(task, out) for task, out in zip(tasks, pixels, strict=True)]
+
+    def _decode_one(self, task: "_Task", out: Pixels) -> tuple[str, str]:
+        sample = self._kept.get(task.place)
+        if sample is None:
+            corpus, shard, row = task.place
+            held = task.held
+            stored = held.take(shard, row) if held else self.reader.read(corpus, shard, row)
+            sample = _Sample(stored.uid, stored.caption, stored.image)
+        if isinstance(sample.picture, bytes):
+            decode_sample(out, sample.uid, sample.picture, task.crop)
+            self._kept.offer(task.place, sample, out)
+        else:
+            out[:] = sample.picture
+        if task.flip:
+            out[:] = out[:, ::-1].copy()
+        return sample.uid, sample.caption
 
 
-def _kept_uids(root: str, selection: str) -> set[str]:
-    table = read_selection(root, selection)
-    return set(table.filter(table["keep"])["uid"].to_pylist())
+@dataclass(frozen=True)
+class _Task:
+    place: Place
+    held: HeldBlock | None
+    flip: bool
+    crop: tuple[float, float]
 
 
-def _count_samples(root: str, manifest: Manifest, kept: set[str] | None) -> np.ndarray:
-    """How many samples of each shard the stream has, `[num_shards]`."""
-    if kept is None:
-        return np.array([shard.num_samples for shard in manifest.shards], dtype=np.int64)
-    counts = []
-    for shard in manifest.shards:
-        rows = read_rows(root, shard, ["uid", "status"])
-        uids = rows.filter(pc.equal(rows["status"], SUCCESS))["uid"].to_pylist()
-        counts.append(sum(uid in kept for uid in uids))
-    return np.array(counts, dtype=np.int64)
+@dataclass(frozen=True)
+class _Sample:
+    uid: str
+    caption: str
+    picture: bytes | Pixels
+    """As stored, or decoded but not yet flipped."""
 
 
-_Outcome = Batch | BaseException
+class _KeptSamples:
+    """Samples that stay in memory for later epochs: the first ones that fit, since every sample
+    comes round equally often."""
+
+    def __init__(self, max_bytes: int, whole: bool) -> None:
+        """`whole`: pictures as stored, where each time another part of them is wanted."""
+        self._max_bytes, self._whole = max_bytes, whole
+        self._samples: dict[Place, _Sample] = {}
+        self._lock = threading.Lock()
+        self.num_bytes = 0
+
+    def __contains__(self, place: Place) -> bool:
+        return place in self._samples
+
+    def get(self, place: Place) -> _Sample | None:
+        return self._samples.get(place)
+
+    def offer(self, place: Place, sample: _Sample, pixels: Pixels) -> None:
+        picture = sample.picture if self._whole else pixels
+        num_bytes = RECORD_BYTES + (len(picture) if isinstance(picture, bytes) else picture.nbytes)
+        with self._lock:
+            if place in self._samples or self.num_bytes + num_bytes > self._max_bytes:
+                return
+            self.num_bytes += num_bytes
+            kept = picture if isinstance(picture, bytes) else picture.copy()
+            self._samples[place] = _Sample(sample.uid, sample.caption, kept)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A batch that is there."""
+
+    batch: Batch
+
+    def result(self) -> Batch:
+        return self.batch
+
+
+class DecodingBatch:
+    """A batch on its way."""
+
+    def __init__(
+        self, stream: SampleStream, pixels: Tensor, parts: list[Future[list[tuple[str, str]]]]
+    ) -> None:
+        self._stream, self._pixels, self._parts = stream, pixels, parts
+
+    def result(self) -> Batch:
+        pairs = [pair for part in self._parts for pair in part.result()]
+        uids, captions = [uid for uid, _ in pairs], [caption for _, caption in pairs]
+        return self._stream.as_batch(uids, captions, self._pixels)
+
+
+def make_stream(
+    config: Config, num_decoders: int, born: tuple[str, ...] = (), device: str = "cpu"
+) -> SampleStream:
+    """`num_decoders`: where the configuration leaves it open. `born`: the digests that the corpora
+    had when the run began; none: it begins now."""
+    data, loading = config.data, config.loading
+    return SampleStream(
+        StreamSettings(
+            root=config.root,
+            selection=config.selection,
+            mix=config.mix,
+            mix_shares=config.mix_shares,
+            mix_selections=config.mix_selections,
+            born=born,
+            run=config.run,
+            held_out=config.held_out,
+            needs_captions=config.caption_dropout < 1,
+            image_size=config.image_size,
+            max_aspect_ratio=data.max_aspect_ratio,
+            side_multiple=data.side_multiple,
+            horizontal_flip=config.horizontal_flip,
+            crop=data.crop,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            shuffle_shards=config.shuffle_shards,
+            shuffle_samples=data.shuffle_samples,
+            cache_size_mb=config.cache_size_mb,
+            decode_in=loading.decode_in,
+            num_decoders=loading.num_decoders or num_decoders,
+            num_readers=loading.num_readers,
+            device=device,
+            on_device=loading.on_device,
+        )
+    )
+
+
+def decode(data: bytes, image_size: int) -> Pixels:
+    """A picture's file -> uint8 `[S, S, 3]`: its largest centred square, resized. Raises ValueError
+    for what is no whole picture."""
+    pixels = np.empty((image_size, image_size, 3), np.uint8)
+    try:
+        decode_into(pixels, data)
+    except UnusableError as error:
+        raise ValueError(error.reason) from error
+    return pixels
+
+
+def _catalogues(settings: StreamSettings, cache_bytes: int) -> list[Catalogue]:
+    roots = (settings.root, *settings.mix)
+    selections: Sequence[str | None] = (settings.selection, *settings.mix_selections)
+    shapes = shapes_for(settings.image_size, settings.max_aspect_ratio, settings.side_multiple)
+    return [
+        Catalogue(
+            root,
+            selection=(selections[number] or None) if number < len(selections) else None,
+            held_out=settings.held_out,
+            shapes=shapes,
+            born=settings.born[number] if settings.born else None,
+            cache_bytes=cache_bytes // len(roots),
+        )
+        for number, root in enumerate(roots)
+    ]
+
+
+def _check_captions(catalogues: Sequence[Catalogue]) -> None:
+    for catalogue in catalogues:
+        if not catalogue.has_captions():
+            raise InputError(
+                f"{catalogue.root}: none of its {catalogue.manifest.num_samples} samples has a "
+                "caption; expected captions to learn from: download with --caption-column, or "
+                "train without any by --caption-dropout 1"
+            )
+
+
+# Batches made ahead
 
 
 @contextmanager
 def prefetched(
     stream: SampleStream, steps: range, positions: range, depth: int = 4
 ) -> Iterator[Iterator[Batch]]:
-    """The batches of these steps in order, made ahead by a background thread."""
-    ready: queue.Queue[_Outcome] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+    """The batches of these steps in order, made ahead."""
+    with feeder(stream, positions) as maker:
+        ahead = _Ahead(stream, maker, steps, positions, depth)
+        try:
+            yield ahead.batches()
+        finally:
+            ahead.stop()
 
-    def put(outcome: _Outcome) -> bool:
-        while not stop.is_set():
+
+class _Ahead:
+    """A thread that begins batches, `depth` of them before they are asked for."""
+
+    def __init__(
+        self, stream: SampleStream, maker: Feeder, steps: range, positions: range, depth: int
+    ) -> None:
+        self._stream, self._maker, self._steps, self._positions = stream, maker, steps, positions
+        self._ready: queue.Queue[Pending | BaseException] = queue.Queue(maxsize=depth)
+        self._is_stopped = threading.Event()
+        self._noted: list[str] | None = None
+        self._thread = threading.Thread(target=self._produce, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def batches(self) -> Iterator[Batch]:
+        for step in self._steps:
+            outcome = self._ready.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield self._checked(step, outcome)
+
+    def stop(self) -> None:
+        self._is_stopped.set()
+        self._thread.join()
+
+    def _checked(self, step: int, pending: Pending) -> Batch:
+        """Made anew as long as it has anything that was taken down since it was begun."""
+        while True:
             try:
-                ready.put(outcome, timeout=0.2)
+                batch = pending.result()
+            except TakenDownError:
+                pending = self._maker.begin(step, follow=True)
+                continue
+            gone = self._stream.gone
+            if gone:
+                self._note(step)
+            if not gone or gone.isdisjoint(batch.uids):
+                return batch
+            pending = self._maker.begin(step, follow=True)
+
+    def _note(self, step: int) -> None:
+        """In the ledger, once for every state of the corpora."""
+        digests = self._stream.digests
+        if digests != self._noted and self._stream.settings.run:
+            note_takedowns(self._stream.settings.run, step, self._positions, digests)
+        self._noted = digests
+
+    def _produce(self) -> None:
+        try:
+            for step in self._steps:
+                if not self._put(self._maker.begin(step)):
+                    return
+        except BaseException as error:  # carried to the consumer, which raises it
+            self._put(error)
+
+    def _put(self, outcome: Pending | BaseException) -> bool:
+        while not self._is_stopped.is_set():
+            self._stream.follow_now_and_then()
+            try:
+                self._ready.put(outcome, timeout=0.2)
             except queue.Full:
                 continue
             return True
         return False
-
-    def produce() -> None:
-        try:
-            for step in steps:
-                if not put(stream.batch(step, positions)):
-                    return
-        except BaseException as error:  # carried to the consumer, which raises it
-            put(error)
-
-    def consume(remaining: Sequence[int]) -> Iterator[Batch]:
-        for _ in remaining:
-            outcome = ready.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        yield consume(steps)
-    finally:
-        stop.set()
-        thread.join()

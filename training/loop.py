@@ -1,7 +1,7 @@
 """What one worker does: DDPM's Algorithm 1 from the last checkpoint to the last step.
 
 Reads   the corpus's shards, RUN/run.json, RUN/checkpoints
-Writes  RUN/checkpoints, RUN/metrics.jsonl, RUN/events.jsonl (the first worker alone)
+Writes  RUN/checkpoints, RUN/metrics.jsonl, RUN/events.jsonl (what isn't sharded: the first worker)
 
 Runs on its own on one device, or as one of several under torch.distributed, which whoever
 started them has initialised. Every random number of a step is drawn for the whole batch from
@@ -9,80 +9,66 @@ started them has initialised. Every random number of a step is drawn for the who
 where dropout is on, it also changes which activations are dropped.
 """
 
-import contextlib
 import os
 import socket
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from infra.errors import ConfigError, InputError
+from infra.errors import ConflictError, InputError, ShortfallError
+from infra.stamp import differences
 from training import checkpoint
+from training.checkpoint import CheckpointManifest
 from training.config import Config
-from training.data import Batch, SampleStream, prefetched
+from training.data import Batch, make_stream, prefetched
 from training.diffusion import Network, make_objective
-from training.ema import EMA
+from training.draws import draw, seed_of
 from training.log import Log, OnLog, add_event
+from training.memory import told_by_its_setting
 from training.network import compiled, flops_per_image, make_network
-from training.order import Purpose, random
+from training.notices import Notice, Notices, no_notices
+from training.order import Purpose
+from training.parallel import Layout, Worker, replicated, shard, synchronised
 from training.record import RunRecord
 from training.space import Draw, conditioned, make_space
+from training.state import State
 from training.text import make_captions
 from training.watching.watch import Watch
-
-ADAM_BETAS = (0.9, 0.99)
-"""A second moment of shorter memory than the usual 0.999 follows short runs better."""
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Which of the workers this process is, and on what it computes."""
-
-    rank: int
-    num_workers: int
-    device: torch.device
-
-    @classmethod
-    def current(cls, device: torch.device | None = None) -> "Worker":
-        """`device` None: a GPU where one is."""
-        if device is None:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size(), device)
-        return cls(0, 1, device)
-
-    def positions(self, batch_size: int) -> range:
-        """This worker's part of the global batch."""
-        if batch_size % self.num_workers:
-            raise ConfigError(
-                f"batch_size is {batch_size}: expected a multiple of the {self.num_workers} "
-                "workers; change one of them"
-            )
-        share = batch_size // self.num_workers
-        return range(self.rank * share, (self.rank + 1) * share)
+from training.writer import CheckpointWriter
 
 
 def train(
-    record: RunRecord, on_log: OnLog | None = None, device: torch.device | None = None
+    record: RunRecord,
+    on_log: OnLog | None = None,
+    device: torch.device | None = None,
+    notices: Notices = no_notices,
 ) -> None:
     """Train to the record's last step. `on_log` is told every line of the metrics."""
-    trainer = Trainer(record, Worker.current(device), on_log)
+    trainer = Trainer(record, Worker.current(device), on_log, notices)
     with trainer.watch:
         trainer.resume()
         trainer.run()
 
 
 class Trainer:
-    """The state of a run in one worker: network, average, optimizer, step, log."""
+    """One worker of a run: its share of the samples and of the state."""
 
-    def __init__(self, record: RunRecord, worker: Worker, on_log: OnLog | None = None) -> None:
+    def __init__(
+        self,
+        record: RunRecord,
+        worker: Worker,
+        on_log: OnLog | None = None,
+        notices: Notices = no_notices,
+    ) -> None:
         config = record.config
-        self.record, self.config, self.worker = record, config, worker
+        self.record, self.config, self.worker, self.notices = record, config, worker, notices
+        self._noticed: Notice | None = None
         self.positions = worker.positions(config.batch_size)
-        self.stream = make_stream(config, num_decoders=2)
+        self.passes = worker.passes(config.batch_size, config.max_batch_per_worker)
+        self._largest_pass = max(rows.stop - rows.start for rows in self.passes)
+        born = (record.corpus_digest, *record.mix_digests)
+        self.stream = make_stream(config, 2, born, str(worker.device))
         self.objective = make_objective(config, worker.device)
         self.space = make_space(config, worker.device)
         self.captions = make_captions(config, worker.device)
@@ -90,18 +76,11 @@ class Trainer:
             self.captions.remember(self.stream.captions())
         torch.manual_seed(config.seed)  # the initial weights
         self.model = make_network(config, self.captions.width).to(worker.device)
-        self.network = compiled(self.model, config, worker.device)
-        if worker.num_workers > 1:
-            self.network = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            betas=ADAM_BETAS,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.ema = EMA(self.model, config.ema_decay)
-        self.step = 0
+        layout = Layout.of(config.parallel, worker)
+        shard(self.model, layout, worker.device)
+        self.network = replicated(compiled(self.model, config, worker.device), layout)
+        self.state = State(config, self.model, layout)
+        self.writer = CheckpointWriter(record, worker, layout)
         flops = flops_per_image(config, self.captions.width)
         self.watch = Watch(config, worker, self.network, flops.training)
         self.log = Log(self.watch, self.positions.start, on_log)
@@ -109,60 +88,54 @@ class Trainer:
     # The loop
 
     def run(self) -> None:
-        config = self.config
-        steps = range(self.step, config.num_steps)
-        with prefetched(self.stream, steps, self.positions) as batches:
+        steps = range(self.state.step, self.config.num_steps)
+        with self.writer, prefetched(self.stream, steps, self.positions) as batches:
             for _ in steps:
                 with self.watch.clock.spent("data"):
                     batch = next(batches)
                 loss, grad_norm = self.train_step(batch)
-                self.step += 1
-                self.log.add(loss * len(batch.uids) / config.batch_size, grad_norm, batch.uids)
-                saves = self.step % config.checkpoint_every == 0 or self.step == config.num_steps
-                if saves or self.step % config.log_every == 0:
-                    self.log.flush(self.step, learning_rate(config, self.step - 1), publish=saves)
-                if saves:
-                    with self.watch.clock.spent("checkpoint"):
-                        self.save()
+                self.log.add(loss, grad_norm, batch.uids)
+                self._after_step()
+        if self.worker.num_workers > 1:
+            dist.barrier()  # the last checkpoint is there for all
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimizer step; returns this worker's L_simple and the gradient's norm."""
+        """One optimizer step; returns this worker's share of L_simple and the gradient's norm."""
+        config, step = self.config, self.state.step
+        # torch's dropout knows no generator but the global one
+        torch.manual_seed(seed_of(config, Purpose.DROPOUT, step, self.worker.rank))
+        self.state.optimizer.zero_grad(set_to_none=True)
+        with told_by_its_setting(config, step, self._largest_pass):
+            loss = self._backward(batch)
+            grad_norm = self.state.advance(learning_rate(config, step), config.clip_norm)
+        return loss, grad_norm
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Gradients of the loss, averaged over the whole batch, into the parameters."""
         config, device = self.config, self.worker.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
         pixels = batch.pixels.to(device, non_blocking=True)
         x_0, condition = self.space.targets(pixels, self._draw_for(Purpose.CONDITION))
         tokens, mask = self.captions.encode(batch.captions)
-        draws = self._draws(x_0.shape[1:])
+        draws = draw(config, self.state.step, x_0.shape[1:], device).part(self.positions)
         mask = mask & ~draws.drops_caption[:, None]
-
-        # torch's dropout knows no generator but the global one
-        dropout = random(config.seed, Purpose.DROPOUT, self.step, self.worker.rank)
-        torch.manual_seed(int(dropout.integers(2**62)))
-        self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=device)
-        size = config.max_batch_per_worker
-        for start in range(0, len(x_0), size):
-            rows, last = slice(start, start + size), start + size >= len(x_0)
-            with self._synchronised(last), self._autocast():
+        for rows in self.passes:
+            is_last = rows is self.passes[-1]
+            with synchronised(self.model, self.network, is_last), self._autocast():
                 given = None if condition is None else condition[rows]
                 network = self._bound(tokens[rows], mask[rows], given)
                 per_sample = self.objective.per_sample_loss(
                     network, x_0[rows], draws.t[rows], draws.eps[rows]
                 )
-                torch.autograd.backward(per_sample.weighted.sum() / len(x_0))
-            loss += per_sample.simple.detach().sum() / len(x_0)
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.optimizer.step()
-        self.ema.update(self.model)
-        return loss, grad_norm
-
-    def _draws(self, shape: torch.Size) -> "Draws":
-        return draw(self.config, self.step, shape, self.worker.device).part(self.positions)
+                # Between workers gradients are averaged, whatever each one's share of the batch.
+                share = config.batch_size / self.worker.num_workers
+                torch.autograd.backward(per_sample.weighted.sum() / share)
+            loss += per_sample.simple.detach().sum() / config.batch_size
+        return loss
 
     def _draw_for(self, purpose: Purpose) -> Draw:
         config, positions = self.config, self.positions
-        seed = int(random(config.seed, purpose, self.step).integers(2**62))
+        seed = seed_of(config, purpose, self.state.step)
         generator = torch.Generator(self.worker.device).manual_seed(seed)
         return Draw(generator, config.batch_size, slice(positions.start, positions.stop))
 
@@ -174,83 +147,107 @@ class Trainer:
 
         return network
 
-    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients travel between workers once a step, with the last part of the batch."""
-        if last or not isinstance(self.network, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.network.no_sync()
-
     def _autocast(self) -> torch.autocast:
         device, precision = self.worker.device.type, self.config.precision
         enabled = precision == "bfloat16" or (precision == "auto" and device == "cuda")
         return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
+    def _after_step(self) -> None:
+        """Log, checkpoint and look around, each when it is due."""
+        config, step = self.config, self.state.step
+        is_last, logs = step == config.num_steps, step % config.log_every == 0
+        notice = self._new_notice() if logs or self.worker.num_workers == 1 else None
+        saves = is_last or step % config.checkpoint_every == 0 or notice is not None
+        if saves or logs:
+            self.log.flush(step, learning_rate(config, step - 1), publish=saves)
+        if saves:
+            with self.watch.clock.spent("checkpoint"):
+                self.save(must=is_last or notice is not None)
+        self.writer.look()
+        if notice is not None and notice.ends_run and not is_last:
+            self._end_at(notice)
+
+    # Notices
+
+    def _new_notice(self) -> Notice | None:
+        """Asked by all workers at the same steps."""
+        notice = self.notices()
+        if notice is None or notice == self._noticed:
+            return None
+        self._noticed = notice
+        if self.worker.rank == 0:
+            add_event(self.config.run, "notice", message=f"{notice.name} at {self.state.step}")
+        return notice
+
+    def _end_at(self, notice: Notice) -> None:
+        self.writer.finish()
+        raise ShortfallError(
+            f"{self.config.run}: stopped by {notice.name} after step {self.state.step} of "
+            f"{self.config.num_steps}, with a checkpoint; the same command goes on from there"
+        )
+
     # Checkpoints
 
-    def save(self) -> None:
-        if self.worker.rank == 0:
-            config = self.config
-            checkpoint.save(
-                config.run,
-                self.step,
-                {
-                    "model": dict(self.model.named_parameters()),
-                    "ema": self.ema.weights,
-                    "optimizer": checkpoint.optimizer_tensors(self.model, self.optimizer),
-                },
-                config_digest=self.record.config_digest,
-                corpus_digest=self.record.corpus_digest,
-            )
-            checkpoint.prune(config.run, config.keep_last, config.keep_every)
-        if self.worker.num_workers > 1:
-            dist.barrier()
+    def save(self, must: bool) -> None:
+        """In the background; left out where the one before is still being written, unless it
+        must be."""
+        if self.writer.is_free(None if must else self.config.checkpoint_patience_s):
+            self.writer.start(self.state.step, self.state.parts())
+        elif self.worker.rank == 0:
+            message = f"of step {self.state.step}: the one before is still being written"
+            add_event(self.config.run, "checkpoint left out", message=message)
 
     def resume(self) -> None:
         """Take up the newest whole checkpoint; say so, and what was wrong with newer ones."""
         found, damages = checkpoint.load_newest(self.config.run)
         if found is not None:
-            self.step = found.step
-            self.model.load_state_dict(found.parts["model"])
-            self.ema.load(found.parts["ema"], num_updates=found.step)
-            checkpoint.load_optimizer_tensors(self.model, self.optimizer, found.parts["optimizer"])
-        self._check_that_all_resume_here()
+            self._check_is_of_this_run(found.manifest)
+            self.state.load(found)
+        workers = self._who_resumes()
         if self.worker.rank == 0:
             for damage in damages:
                 add_event(self.config.run, "damaged checkpoint", message=str(damage))
             add_event(
                 self.config.run,
                 "start" if found is None else "resume",
-                step=self.step,
+                step=self.state.step,
                 num_workers=self.worker.num_workers,
-                host=socket.gethostname(),
-                pid=os.getpid(),
+                workers=workers,
             )
-        self.log.resume(self.step)
+        self.log.resume(self.state.step)
 
-    def _check_that_all_resume_here(self) -> None:
-        """Machines that each have a RUN of their own would go on from different weights."""
-        if self.worker.num_workers > 1:
-            steps = [0] * self.worker.num_workers
-            dist.all_gather_object(steps, self.step)
-            if len(set(steps)) > 1:
-                raise InputError(
-                    f"{self.config.run}: the workers find different checkpoints there (of steps "
-                    f"{', '.join(map(str, steps))}); expected storage that all of them share"
-                )
+    def _check_is_of_this_run(self, manifest: CheckpointManifest) -> None:
+        """A checkpoint may have been put there from elsewhere."""
+        record = self.record
+        other = differences(manifest.config, record.config.identity())
+        if manifest.corpus_digest != record.corpus_digest:
+            other.append(f"corpus {manifest.corpus_digest}, now {record.corpus_digest}")
+        if other:
+            raise ConflictError(
+                f"checkpoint {checkpoint.checkpoint_url(self.config.run, manifest.step)}: of "
+                f"another run ({'; '.join(other)}); expected one that this RUN wrote: remove it"
+            )
 
-
-def make_stream(config: Config, num_decoders: int) -> SampleStream:
-    return SampleStream(
-        config.root,
-        selection=config.selection,
-        image_size=config.image_size,
-        horizontal_flip=config.horizontal_flip,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        shuffle_shards=config.shuffle_shards,
-        cache_size_mb=config.cache_size_mb,
-        num_decoders=num_decoders,
-    )
+    def _who_resumes(self) -> list[dict[str, object]]:
+        """Where the workers are. Machines that each have a RUN of their own would go on from
+        different weights."""
+        worker, step = self.worker, self.state.step
+        own: dict[str, object] = {
+            "rank": worker.rank,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        if worker.num_workers == 1:
+            return [own]
+        found = [(own, step)] * worker.num_workers
+        dist.all_gather_object(found, (own, step))
+        steps = [step for _, step in found]
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"{self.config.run}: the workers find different checkpoints there (of steps "
+                f"{', '.join(map(str, steps))}); expected storage that all of them share"
+            )
+        return [who for who, _ in found]
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -259,27 +256,3 @@ def learning_rate(config: Config, step: int) -> float:
     decay_steps = config.decay_share * config.num_steps
     left = min(1.0, (config.num_steps - step) / decay_steps) if decay_steps else 1.0
     return config.learning_rate * warm * left
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The random numbers of a step, one row a sample."""
-
-    t: Tensor  # [B] uniform in 0..T-1
-    eps: Tensor  # [B, 3, S, S] standard normal
-    drops_caption: Tensor  # [B] bool
-
-    def part(self, positions: range) -> "Draws":
-        rows = slice(positions.start, positions.stop)
-        return Draws(self.t[rows], self.eps[rows], self.drops_caption[rows])
-
-
-def draw(config: Config, step: int, shape: torch.Size, device: torch.device) -> Draws:
-    """For the whole batch, from (seed, step) alone: a part of it would depend on who draws."""
-    seed = int(random(config.seed, Purpose.NOISE, step).integers(2**62))
-    generator = torch.Generator(device).manual_seed(seed)
-    num = config.batch_size
-    t = torch.randint(config.num_timesteps, (num,), generator=generator, device=device)
-    drops = torch.rand(num, generator=generator, device=device) < config.caption_dropout
-    eps = torch.randn(num, *shape, generator=generator, device=device)
-    return Draws(t, eps, drops)

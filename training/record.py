@@ -13,6 +13,7 @@ from infra import records, storage
 from infra.errors import ConflictError, InputError
 from infra.stamp import differences
 from training.config import Config
+from training.streaming.catalogue import only_taken_down
 
 SCHEMA_VERSION = 1
 
@@ -23,6 +24,9 @@ class RunRecord(BaseModel):
     schema_version: int = SCHEMA_VERSION
     config: Config
     corpus_digest: str
+    """Of ROOT as it was when the run began."""
+    mix_digests: tuple[str, ...] = ()
+    """Of the corpora mixed in."""
     encoder_digest: str
     """sha256 of the encoder's weights."""
 
@@ -69,10 +73,29 @@ def begin(record: RunRecord) -> None:
     storage.publish_text(record_url(run), record.model_dump_json(indent=2) + "\n")
 
 
+def continuing(record: RunRecord) -> RunRecord:
+    """The run that RUN holds, as this command wants it executed. Its corpora may have lost samples
+    to takedowns since it began; their order follows from what they were then."""
+    there = read_record(record.config.run)
+    digests = {"corpus_digest": there.corpus_digest, "mix_digests": there.mix_digests}
+    return record.model_copy(update=digests)
+
+
+def _is_of_same_corpus(there: RunRecord, wanted: RunRecord) -> bool:
+    """But for samples that were taken down."""
+    before = (there.corpus_digest, *there.mix_digests)
+    now = (wanted.corpus_digest, *wanted.mix_digests)
+    roots = (wanted.config.root, *wanted.config.mix)
+    return len(before) == len(now) and all(
+        old == new or only_taken_down(root, old)
+        for old, new, root in zip(before, now, roots, strict=True)
+    )
+
+
 def _check_same(there: RunRecord, wanted: RunRecord) -> None:
     run = wanted.config.run
     remedy = "give another RUN, or --overwrite to remove that one"
-    if there.corpus_digest != wanted.corpus_digest:
+    if not _is_of_same_corpus(there, wanted):
         raise ConflictError(
             f"{run}: a run on another corpus ({there.config.root}, digest {there.corpus_digest}; "
             f"{wanted.config.root} has {wanted.corpus_digest}); {remedy}"

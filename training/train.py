@@ -76,8 +76,8 @@ class _Plan:
     record: "RunRecord"
     is_new: bool
     first_step: int
-    num_workers: int | None
-    """None: in this process, or nothing left to do."""
+    num_workers: int | tuple[int, int] | None
+    """None: in this process, or nothing left to do. Two: the least and the most."""
     num_samples: int
     num_parameters: int
 
@@ -88,13 +88,15 @@ def _plan(config: Config) -> _Plan:
 
     from retrieval.encoding.encoder import load_encoder
     from training.checkpoint import complete_steps
+    from training.data import make_stream
     from training.diffusion import make_objective
-    from training.loop import make_stream
     from training.network import make_network
-    from training.record import RunRecord, holds
+    from training.parallel import Worker
+    from training.record import RunRecord, continuing, holds
 
     if (num_workers := config.workers.num_workers) is not None:
-        _check_shares(config.batch_size, num_workers)
+        worker = Worker(0, num_workers, torch.device("cpu"))
+        worker.passes(config.batch_size, config.max_batch_per_worker)
     make_objective(config)
     stream = make_stream(config, num_decoders=1)
     encoder = None if config.text.trained else load_encoder(config.encoder)
@@ -102,10 +104,12 @@ def _plan(config: Config) -> _Plan:
         network = make_network(config, encoder.token_width if encoder else config.text.width)
     record = RunRecord(
         config=config,
-        corpus_digest=stream.manifest.digest,
+        corpus_digest=stream.digests[0],
+        mix_digests=tuple(stream.digests[1:]),
         encoder_digest=encoder.weights_digest if encoder else "",
     )
     is_new = not holds(record)
+    record = record if is_new else continuing(record)
     first_step = 0 if is_new else max(complete_steps(config.run), default=0)
     num_workers = None
     if first_step < config.num_steps and not config.workers.local:
@@ -123,6 +127,7 @@ def _plan(config: Config) -> _Plan:
 
 def _train_here(record: "RunRecord", bar: Bar, first_step: int) -> None:
     from training import loop
+    from training.notices import of_termination
 
     _set_threads(record.config.threads_per_worker)
     step = first_step
@@ -132,21 +137,28 @@ def _train_here(record: "RunRecord", bar: Bar, first_step: int) -> None:
         bar.advance(line["step"] - step, note=_note(line))
         step = line["step"]
 
-    loop.train(record, on_log)
+    with of_termination() as notices:
+        loop.train(record, on_log, notices=notices)
 
 
-def _train_on_ray(record: "RunRecord", bar: Bar, first_step: int, num_workers: int) -> None:
+def _train_on_ray(
+    record: "RunRecord", bar: Bar, first_step: int, num_workers: int | tuple[int, int]
+) -> None:
+    config = record.config
+    on_own_cluster = address_of(config.workers) is None
     # Workers stay in this directory, where relative paths in the settings keep their meaning.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    # A lost machine is noticed all the same, and this saves a process.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    if on_own_cluster:  # this machine gets no notice, and it saves a process
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray.train
 
-    config = record.config
     with tempfile.TemporaryDirectory(prefix="carrara-train-") as scratch:
-        trainer = _trainer_class(on_own_cluster=address_of(config.workers) is None)(
+        trainer = _trainer_class(on_own_cluster)(
             _work,
-            train_loop_config={"record": record.model_dump_json()},
+            train_loop_config={
+                "record": record.model_dump_json(),
+                "gets_notices": not on_own_cluster,
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=num_workers,
                 use_gpu=config.workers.gpus_per_worker > 0,
@@ -180,17 +192,23 @@ def _work(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from training import loop
+    from training.notices import no_notices, of_preemption
     from training.record import RunRecord
 
     record = RunRecord.model_validate_json(config["record"])
     cpus = max(1, int(record.config.workers.cpus_per_worker))
     _set_threads(record.config.threads_per_worker or cpus)
-    loop.train(record, device=get_device())
+    notices = of_preemption if config["gets_notices"] else no_notices
+    loop.train(record, device=get_device(), notices=notices)
 
 
 def _trainer_class(on_own_cluster: bool) -> Any:
     """TorchTrainer; on a cluster that ends with this command, without Ray's watch for a controller
-    that died: it asks the dashboard, which is not there, and holds up the end by 12 seconds."""
+    that died: it asks the dashboard, which is not there, and holds up the end by 12 seconds.
+
+    Ray 2.60 has no setting that leaves it out or shortens its wait, so a method of the trainer that
+    is not public is narrowed here; should it go, the run ends those seconds later.
+    """
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]
@@ -222,25 +240,21 @@ def _ours(error: BaseException | None) -> CarraraError | None:
     return error
 
 
-def _num_workers(config: Config) -> int:
-    """As many as asked for; else as many as the cluster holds and the batch divides among."""
+def _num_workers(config: Config) -> int | tuple[int, int]:
+    """As many as asked for, else as the cluster holds; where the run is elastic, also the least."""
     fits, asked = num_that_fit(config.workers), config.workers.num_workers
-    if asked is None:
-        return max(n for n in range(1, fits + 1) if config.batch_size % n == 0)
-    if asked > fits and address_of(config.workers) is None:  # a cluster elsewhere may yet grow
+    most, least = asked or min(fits, config.batch_size), config.parallel.min_workers
+    if least is not None and least > most:
         raise ConfigError(
-            f"workers.num_workers is {asked}: this machine holds {fits} that each ask for "
+            f"parallel.min_workers is {least}: expected no more than workers.num_workers, which is "
+            f"{most}"
+        )
+    if most > fits and address_of(config.workers) is None:  # a cluster elsewhere may yet grow
+        raise ConfigError(
+            f"workers.num_workers is {most}: this machine holds {fits} that each ask for "
             f"{config.workers.cpus_per_worker:g} CPUs and {config.workers.gpus_per_worker:g} GPUs"
         )
-    return asked
-
-
-def _check_shares(batch_size: int, num_workers: int) -> None:
-    if num_workers < 1 or batch_size % num_workers:
-        raise ConfigError(
-            f"workers.num_workers is {num_workers}: expected a divisor of batch_size, which is "
-            f"{batch_size}"
-        )
+    return most if least is None else (least, most)
 
 
 def _resources(config: Config) -> dict[str, float]:

@@ -16,7 +16,7 @@ from pipeline import forget, select
 from pipeline.corpus import read_manifest
 from training.config import Config
 from training.ledger import Appearances, appearances
-from training.loop import make_stream
+from training.data import make_stream
 from training.record import RunRecord, begin
 
 BATCH_SIZE = 7
