@@ -57,20 +57,6 @@ def checkpoint_url(run: str, step: int) -> str:
     return storage.join(run, "checkpoints", checkpoint_name(step))
 
 
-def save(
-    run: str, step: int, parts: dict[str, Tensors], *, config_digest: str, corpus_digest: str
-) -> None:  # until loop.py has its writer
-    assert config_digest is not None
-    begin(run, step)
-    parts = {
-        p: {k: t.detach().cpu().contiguous() for k, t in ts.items()} for p, ts in parts.items()
-    }
-    digests = write(run, step, parts)
-    commit(
-        run, CheckpointManifest(step=step, config={}, corpus_digest=corpus_digest, sha256=digests)
-    )
-
-
 def begin(run: str, step: int) -> None:
     """Before the first file of a checkpoint: a damaged one of this step must not outlive it."""
     storage.remove(storage.join(checkpoint_url(run, step), MANIFEST))

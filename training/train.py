@@ -111,15 +111,15 @@ def _plan(config: Config) -> _Plan:
     is_new = not holds(record)
     record = record if is_new else continuing(record)
     first_step = 0 if is_new else max(complete_steps(config.run), default=0)
-    num_workers = None
+    spread: int | tuple[int, int] | None = None
     if first_step < config.num_steps and not config.workers.local:
         connect(config.workers)
-        num_workers = _num_workers(config)
+        spread = _num_workers(config)
     return _Plan(
         record=record,
         is_new=is_new,
         first_step=first_step,
-        num_workers=num_workers,
+        num_workers=spread,
         num_samples=stream.num_samples,
         num_parameters=network.num_parameters,
     )

@@ -10,6 +10,7 @@ under way at a time; what is due meanwhile is left out, or waited for (`checkpoi
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from types import TracebackType
 
 import torch
 import torch.distributed as dist
@@ -26,24 +27,42 @@ LAST_WAIT_S = 120.0
 
 
 class CheckpointWriter:
-    """One in every worker; all of them call `is_free` alike."""
+    """One in every worker; all of them call `is_free` alike.
+
+    `with writer:` around the training waits at its end for what is being written.
+    """
 
     def __init__(self, record: RunRecord, worker: Worker, layout: Layout) -> None:
         self._record, self._worker, self._layout = record, worker, layout
         self._copy: dict[str, Tensors] = {}
-        self._under_way: Future[int] | None = None
+        self._under_way: Future[None] | None = None
         # The threads need messages of their own: the steps' would get mixed up with them.
         self._group: dist.ProcessGroup | None = None
         if layout.num_shards > 1:
             group = dist.new_group(list(range(layout.num_shards)), backend="gloo")
             self._group = group if isinstance(group, dist.ProcessGroup) else None
 
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish()
+        elif self._under_way is not None:  # what is being written is good
+            wait([self._under_way], LAST_WAIT_S)
+
     def is_free(self, patience_s: float | None) -> bool:
         """Whether all workers have written the one before; waits so long for it, None: as long as
         it takes."""
         if self._under_way is not None:
             wait([self._under_way], patience_s)
-        is_busy = self._under_way is not None and not self._under_way.done()
+        self.look()
+        is_busy = self._under_way is not None
         if self._layout.num_shards > 1:
             busy = torch.tensor(float(is_busy), device=self._worker.device)
             dist.all_reduce(busy)
@@ -52,24 +71,24 @@ class CheckpointWriter:
 
     def start(self, step: int, parts: dict[str, Tensors]) -> None:
         """Copy the state, write the copy in the background; it may change again on return."""
-        assert self._under_way is None, "what was written has to be taken first"
+        assert self._under_way is None
         if self._layout.is_writer:
             self._stage(parts)
             self._under_way = Future()
             job = (self._under_way, lambda: self._write(step))
             threading.Thread(target=_carry_out, args=job, name="checkpoint", daemon=True).start()
 
-    def written(self) -> int | None:
-        """The step of the checkpoint that was finished since; raises what kept one from it."""
-        if self._under_way is None or not self._under_way.done():
-            return None
-        done, self._under_way = self._under_way, None
-        return done.result()
+    def look(self) -> None:
+        """Raises what kept a checkpoint from being written since the last look."""
+        if self._under_way is not None and self._under_way.done():
+            done, self._under_way = self._under_way, None
+            done.result()
 
-    def settle(self) -> None:
-        """After an error: what is being written is good, let it be finished."""
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written."""
         if self._under_way is not None:
-            wait([self._under_way], LAST_WAIT_S)
+            wait([self._under_way])
+            self.look()
 
     # The copy
 
@@ -101,7 +120,7 @@ class CheckpointWriter:
 
     # The thread
 
-    def _write(self, step: int) -> int:
+    def _write(self, step: int) -> None:
         run, layout = self._record.config.run, self._layout
         failure = None
         digests: dict[str, str] = {}
@@ -118,7 +137,6 @@ class CheckpointWriter:
             raise StorageError(failure)
         if self._worker.rank == 0:
             self._commit(step, digests)
-        return step
 
     def _told_by_all(
         self, mine: tuple[dict[str, str], str | None]
@@ -141,9 +159,10 @@ class CheckpointWriter:
         checkpoint.prune(config.run, config.keep_last, config.keep_every)
 
 
-def _carry_out(promise: "Future[int]", job: Callable[[], int]) -> None:
+def _carry_out(promise: "Future[None]", job: Callable[[], None]) -> None:
     try:
-        promise.set_result(job())
+        job()
+        promise.set_result(None)
     except BaseException as error:  # carried to the loop, which raises it
         promise.set_exception(error)
 
