@@ -138,3 +138,48 @@ def test_last_step_that_is_pure_noise_can_not_be_predicted_by_its_noise() -> Non
     objective = objective_of(zero_terminal_snr=True, prediction="v", weighting="v")
     x_T, t = torch.randn(2, 3, 4, 4), torch.tensor([999, 999])
     assert torch.equal(objective.denoise(lambda x_t, _t: -x_t)(x_T, t), x_T)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_trained_network_comes_near_the_floor_and_never_below_it(prediction: str) -> None:
+    objective = objective_of(schedule="cosine", prediction=prediction)
+    mu, s, floor = 0.3, 0.5, 0.327653
+    generator = torch.Generator().manual_seed(4)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        net = torch.nn.Sequential(
+            torch.nn.Linear(4, 64), torch.nn.SiLU(), torch.nn.Linear(64, 64), torch.nn.SiLU(),
+            torch.nn.Linear(64, 1),
+        )  # fmt: skip
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        u = t.view(-1, 1) / 1000
+        x = x_t.view(-1, 1)
+        output: Tensor = net(torch.cat([x, u, x * u, torch.cos(3.14 * u)], 1))
+        return output.view_as(x_t)
+
+    def losses(network: Network, num: int) -> Tensor:
+        t = torch.arange(num) % 1000
+        x_0 = mu + s * torch.randn(num, 1, 1, 1, generator=generator)
+        eps = torch.randn(num, 1, 1, 1, generator=generator)
+        return objective.per_sample_loss(network, x_0, t, eps).simple
+
+    def gap() -> float:
+        """How far the network's loss lies above the optimum's, on the same noise."""
+        state = generator.get_state()
+        with torch.no_grad():
+            ours = losses(network, 200_000).mean()
+            generator.set_state(state)
+            return (ours - losses(optimal(objective, mu, s), 200_000).mean()).item()
+
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    gaps = [gap()]
+    for _ in range(3):
+        for _ in range(100):
+            optimizer.zero_grad()
+            losses(network, 2000).mean().backward()
+            optimizer.step()
+        gaps.append(gap())
+    assert gaps[0] > 0.05
+    assert min(gaps) > 0
+    assert gaps[-1] < 0.03 * floor

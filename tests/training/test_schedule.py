@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from infra.errors import ConfigError
-from training.schedule import cosine, linear, make_schedule, with_zero_terminal_snr
+from training.schedule import Spacing, cosine, linear, make_schedule, with_zero_terminal_snr
 
 
 def test_linear_table_has_the_closed_form_values() -> None:
@@ -51,6 +51,34 @@ def test_zero_terminal_snr_leaves_nothing_of_the_picture(name: str) -> None:
     steps, before = rescaled.alphas_cumprod.sqrt().diff(), plain.alphas_cumprod.sqrt().diff()
     torch.testing.assert_close(steps / steps[0], before / before[0])
     assert with_zero_terminal_snr(linear(1)).tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("spacing", ["t", "log-snr", "angle"])
+def test_steps_lie_evenly_in_what_they_are_asked_to(name: str, spacing: Spacing) -> None:
+    schedule = make_schedule(name, 1000)
+    _, timesteps = schedule.subsequence(12, spacing)
+    assert (timesteps[0], timesteps[-1]) == (0, 999)
+    place = {"t": torch.arange(1000.0), "log-snr": schedule.log_snr, "angle": schedule.angle}
+    gaps = place[spacing][timesteps[1:-1]].diff().abs()  # the cosine schedule's last is cut off
+    assert (gaps / gaps.mean() - 1).abs().max() < 0.2  # they are rounded to whole timesteps
+
+
+@pytest.mark.parametrize("spacing", ["t", "log-snr", "angle"])
+@pytest.mark.parametrize("num_steps", [1, 2, 700, 1000])
+def test_no_timestep_is_visited_twice(num_steps: int, spacing: Spacing) -> None:
+    schedule = make_schedule("cosine", 1000, zero_terminal_snr=True)
+    sub, timesteps = schedule.subsequence(num_steps, spacing)
+    assert timesteps == sorted(set(timesteps))
+    assert len(timesteps) == sub.num_timesteps == num_steps
+    assert timesteps[-1] == 999
+    assert sub.betas.isfinite().all()
+
+
+def test_schedule_cut_short_keeps_its_least_noisy_steps() -> None:
+    schedule = make_schedule("cosine", 1000)
+    shorter = schedule.until(300)
+    assert torch.equal(shorter.alphas_cumprod, schedule.alphas_cumprod[:300])
 
 
 @pytest.mark.parametrize("num_steps", [0, 1001])
