@@ -9,14 +9,8 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    HeunDiscreteScheduler,
-)
-from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
-from diffusers.training_utils import compute_snr
+from diffusers import schedulers, training_utils
+from diffusers.schedulers import scheduling_ddim
 from torch import Tensor
 
 from training.config import Config
@@ -28,8 +22,12 @@ from training.schedule import linear, make_schedule, with_zero_terminal_snr
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SCHEDULE = make_schedule("linear", 1000)
-LINEAR: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 SHAPE = (2, 3, 4, 4)
+
+
+def scheduler_of(name: str, **settings: Any) -> Any:
+    make = getattr(schedulers, name)
+    return make(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", **settings)
 
 
 def in_float64(scheduler: Any) -> Any:
@@ -78,8 +76,8 @@ def test_ancestral_sampler(
     tolerance: float,
 ) -> None:
     scheduler = tables(
-        DDPMScheduler(
-            **LINEAR,
+        scheduler_of(
+            "DDPMScheduler",
             variance_type=f"fixed_{variance}",
             prediction_type="sample",
             timestep_spacing="linspace",
@@ -96,7 +94,7 @@ def test_ancestral_sampler(
 @UPCAST
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_ddim(eta: float, tables: Callable[[Any], Any], tolerance: float) -> None:
-    scheduler = tables(DDIMScheduler(**LINEAR, prediction_type="sample"))
+    scheduler = tables(scheduler_of("DDIMScheduler", prediction_type="sample"))
     scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
     scheduler.set_timesteps(1000)
     x_T, generator = start()
@@ -109,8 +107,8 @@ def test_ddim(eta: float, tables: Callable[[Any], Any], tolerance: float) -> Non
 @pytest.mark.parametrize("num_steps", [5, 20, 100])
 def test_dpm_solver(num_steps: int) -> None:
     scheduler = in_float64(
-        DPMSolverMultistepScheduler(
-            **LINEAR,
+        scheduler_of(
+            "DPMSolverMultistepScheduler",
             prediction_type="sample",
             final_sigmas_type="zero",
             timestep_spacing="linspace",
@@ -133,7 +131,7 @@ def test_heun_comes_to_the_same_picture() -> None:
         a = abar[t].sqrt().view(-1, 1, 1, 1)
         return 0.2 + a / 4 / (a**2 / 4 + 1 - a**2) * (x_t - 0.2 * a)
 
-    scheduler = HeunDiscreteScheduler(**LINEAR, timestep_spacing="linspace")
+    scheduler = scheduler_of("HeunDiscreteScheduler", timestep_spacing="linspace")
     scheduler.set_timesteps(1000)
     x_T, generator = start()
     x = x_T * (1 + scheduler.sigmas[0].double() ** 2).sqrt()  # x_T / sqrt(alphas_cumprod_T)
@@ -149,16 +147,15 @@ def test_heun_comes_to_the_same_picture() -> None:
 
 def test_zero_terminal_snr() -> None:
     betas = linear(1000)
-    torch.testing.assert_close(
-        with_zero_terminal_snr(betas), rescale_zero_terminal_snr(betas), atol=1e-9, rtol=0
-    )
+    rescale: Any = scheduling_ddim.rescale_zero_terminal_snr
+    torch.testing.assert_close(with_zero_terminal_snr(betas), rescale(betas), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("prediction", "name"), [("eps", "epsilon"), ("v", "v_prediction"), ("x_0", "sample")]
 )
 def test_forward_process_and_predictions(prediction: Literal["eps", "v", "x_0"], name: str) -> None:
-    scheduler = in_float64(DDPMScheduler(**LINEAR, prediction_type=name, clip_sample=False))
+    scheduler = in_float64(scheduler_of("DDPMScheduler", prediction_type=name, clip_sample=False))
     objective = make_objective(
         Config(
             root="corpus", run="run", schedule="linear", prediction=prediction, weighting="min-snr"
@@ -175,6 +172,7 @@ def test_forward_process_and_predictions(prediction: Literal["eps", "v", "x_0"],
     velocity = scheduler.get_velocity(x_0.double(), eps.double(), t)
     target = {"eps": eps, "v": velocity, "x_0": x_0}[prediction]
     # The weight as diffusers' training scripts write it, for each prediction.
+    compute_snr: Any = training_utils.compute_snr
     snr = compute_snr(scheduler, t)
     weight = snr.clamp(max=5) / {"eps": snr, "v": snr + 1, "x_0": 1}[prediction]
     error = (output - target).square().flatten(1).mean(1)

@@ -21,7 +21,7 @@ def optimum(x_t: Tensor, t: Tensor) -> Tensor:
     """E[x_0 | x_t] = a Sigma (a^2 Sigma + b^2 I)^-1 x_t."""
     abar = SCHEDULE.alphas_cumprod[t[0]]
     marginal = abar * COVARIANCE + (1 - abar) * torch.eye(2, dtype=torch.float64)
-    gain = abar.sqrt() * COVARIANCE @ torch.linalg.inv(marginal)
+    gain: Tensor = abar.sqrt() * COVARIANCE @ torch.linalg.inv(marginal)
     return (x_t.double() @ gain.T).to(x_t.dtype)
 
 
