@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -78,8 +78,7 @@ class Log:
         with self.watch.clock.spent("logging"):
             losses, samples = self._of_all_workers(step)
             grad_norms = torch.stack(self._grad_norms)
-            self._check_finite("loss", losses, step)
-            self._check_finite("gradient's norm", grad_norms, step)
+            self._check_finite(losses, grad_norms, step)
         line = {
             "step": step,
             "loss": losses.mean().item(),
@@ -109,21 +108,24 @@ class Log:
             dist.all_reduce(digest)  # modulo 2^64, as all of it
         return losses, f"{digest.item() % 2**64:016x}"
 
-    def _check_finite(self, name: str, values: Tensor, last_step: int) -> None:
-        for i, value in enumerate(values.tolist()):
-            if not math.isfinite(value):
-                step = last_step - len(values) + 1 + i
-                uids = self._uids_of_all_workers(i)
-                if self.watch.is_first:
-                    add_event(self.run, "not finite", what=name, step=step, uids=uids)
-                raise ShortfallError(
-                    f"{self.run}: the {name} is {value} at step {step}; the checkpoints before it "
-                    f"are kept; the batch is {', '.join(uids[:NUM_NAMED])}, ... (all of it in "
-                    "events.jsonl); lower learning_rate or clip_norm and train in another RUN"
-                )
+    def _check_finite(self, losses: Tensor, grad_norms: Tensor, last_step: int) -> None:
+        for i, values in enumerate(zip(losses.tolist(), grad_norms.tolist(), strict=True)):
+            for what, value in zip(("loss", "gradient's norm"), values, strict=True):
+                if not math.isfinite(value):
+                    self._stop(what, value, last_step - len(losses) + 1 + i, i)
+
+    def _stop(self, what: str, value: float, step: int, i: int) -> NoReturn:
+        """At the `i`-th of the steps collected; all workers find the same fault."""
+        uids = self._uids_of_all_workers(i)
+        if self.watch.is_first:
+            add_event(self.run, "not finite", what=what, step=step, uids=uids)
+        raise ShortfallError(
+            f"{self.run}: the {what} is {value} at step {step}; the checkpoints before it are "
+            f"kept; the batch is {', '.join(uids[:NUM_NAMED])}, ... (all of it in events.jsonl); "
+            "lower learning_rate or clip_norm and train in another RUN"
+        )
 
     def _uids_of_all_workers(self, step: int) -> list[str]:
-        """Of the batch of one of the steps collected; all workers find the same fault."""
         parts: list[Sequence[str]] = [()] * self.watch.num_workers
         if self.watch.num_workers > 1:
             dist.all_gather_object(parts, self._uids[step])

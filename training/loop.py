@@ -24,8 +24,10 @@ from training.config import Config
 from training.data import Batch, make_stream, prefetched
 from training.diffusion import Network, make_objective
 from training.draws import draw, seed_of
+from training.initial import load_initial
 from training.log import Log, OnLog, add_event
 from training.memory import told_by_its_setting
+from training.model import TrainedModel, model_of
 from training.network import compiled, flops_per_image, make_network
 from training.notices import Notice, Notices, no_notices
 from training.order import Purpose
@@ -76,6 +78,8 @@ class Trainer:
             self.captions.remember(self.stream.captions())
         torch.manual_seed(config.seed)  # the initial weights
         self.model = make_network(config, self.captions.width).to(worker.device)
+        if config.init_from is not None:
+            load_initial(self.model, config)
         layout = Layout.of(config.parallel, worker)
         shard(self.model, layout, worker.device)
         self.network = replicated(compiled(self.model, config, worker.device), layout)
@@ -158,6 +162,8 @@ class Trainer:
         is_last, logs = step == config.num_steps, step % config.log_every == 0
         notice = self._new_notice() if logs or self.worker.num_workers == 1 else None
         saves = is_last or step % config.checkpoint_every == 0 or notice is not None
+        if self.watch.is_due(step):
+            self.watch.look(self._averaged_model())
         if saves or logs:
             self.log.flush(step, learning_rate(config, step - 1), publish=saves)
         if saves:
@@ -166,6 +172,11 @@ class Trainer:
         self.writer.look()
         if notice is not None and notice.ends_run and not is_last:
             self._end_at(notice)
+
+    def _averaged_model(self) -> TrainedModel:
+        """Asked for by all workers at the same steps."""
+        weights = self.state.averaged_weights()
+        return model_of(self.config, self.state.step, weights, self.captions, self.space)
 
     # Notices
 

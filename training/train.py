@@ -24,6 +24,7 @@ from infra.errors import CarraraError, ConfigError, ShortfallError, StorageError
 from infra.progress import Bar, track
 from infra.summary import Stopwatch, Summary
 from training.config import Config, UNetConfig
+from training.watching.console import note
 
 if TYPE_CHECKING:
     from training.log import Metrics
@@ -93,7 +94,9 @@ def _plan(config: Config) -> _Plan:
     from training.network import make_network
     from training.parallel import Worker
     from training.record import RunRecord, continuing, holds
+    from training.watching.sinks import check_sinks
 
+    check_sinks(config)
     if (num_workers := config.workers.num_workers) is not None:
         worker = Worker(0, num_workers, torch.device("cpu"))
         worker.passes(config.batch_size, config.max_batch_per_worker)
@@ -134,7 +137,7 @@ def _train_here(record: "RunRecord", bar: Bar, first_step: int) -> None:
 
     def on_log(line: "Metrics") -> None:
         nonlocal step
-        bar.advance(line["step"] - step, note=_note(line))
+        bar.advance(line["step"] - step, note=note(line))
         step = line["step"]
 
     with of_termination() as notices:
@@ -300,9 +303,5 @@ def _follow(run: str, bar: Bar, step: int, stop: threading.Event) -> None:
         num_events = len(events)
         lines = read_metrics(run)
         if lines and lines[-1]["step"] > step:
-            bar.advance(lines[-1]["step"] - step, note=_note(lines[-1]))
+            bar.advance(lines[-1]["step"] - step, note=note(lines[-1]))
             step = lines[-1]["step"]
-
-
-def _note(line: "Metrics") -> str:
-    return f"loss {line['loss']:.4f}, {line['images_per_s']:.0f} images/s"
