@@ -1,6 +1,7 @@
 """A tiny text tower with random weights, and settings that train in seconds."""
 
 import functools
+import io
 import json
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from PIL import Image
 
 from infra.cluster import Workers
 from pipeline.corpus import Manifest, read_manifest
@@ -71,6 +74,41 @@ def shared_corpus(
     return root
 
 
+@pytest.fixture
+def make_pictures() -> Callable[..., Manifest]:
+    """make_pictures(root, sizes): one shard of pictures of these widths and heights, each with its
+    size for a caption."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+
+    def make(root: str, sizes: list[tuple[int, int]]) -> Manifest:
+        samples, rows = [], []
+        for number, (width, height) in enumerate(sizes):
+            noise = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(noise).resize((width, height)).save(file, "JPEG")
+            key, caption = f"00000{number:04d}", f"{width} by {height}"
+            row: dict[str, Any] = dict.fromkeys(ROW_SCHEMA.names)
+            row |= {"key": key, "uid": sample_uid(key, caption), "url": key, "caption": caption}
+            row |= {"status": SUCCESS, "width": width, "height": height}
+            rows.append(row)
+            samples.append(Sample(key, row["uid"], caption, file.getvalue(), "jpg", row))
+        table = pa.Table.from_pylist(rows, ROW_SCHEMA)
+        manifest = Manifest(
+            stage="download",
+            config={},
+            config_digest="0" * 16,
+            input_digest="0" * 16,
+            shards=[write_shard(root, "00000", samples, table, {})],
+            counts={SUCCESS: len(samples)},
+        )
+        write_manifest(root, manifest)
+        return manifest
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def config_of(shared_corpus: str, tiny_text_encoder: str) -> Callable[..., Config]:
     """config_of(run, **changes): 12 steps of 8 pictures of 16 pixels, in this process."""
@@ -86,6 +124,7 @@ def config_of(shared_corpus: str, tiny_text_encoder: str) -> Callable[..., Confi
             "batch_size": 8,
             "warmup_steps": 2,
             "checkpoint_every": 4,
+            "checkpoint_patience_s": 60,
             "log_every": 2,
             "workers": Workers(local=True),
             "threads_per_worker": 1,

@@ -1,4 +1,5 @@
-import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,20 +12,30 @@ from torch import nn
 from infra import storage
 from infra.errors import DamagedError, InputError
 from training.checkpoint import (
+    CheckpointManifest,
+    Tensors,
+    begin,
     checkpoint_url,
+    commit,
     complete_steps,
     load,
     load_newest,
     load_optimizer_tensors,
     optimizer_tensors,
     prune,
-    save,
+    write,
 )
 
 
 def save_step(run: str, step: int) -> None:
     parts = {name: {"w": torch.full((4,), float(step))} for name in ("model", "ema", "optimizer")}
-    save(run, step, parts, config_digest="c" * 16, corpus_digest="d" * 16)
+    save(run, step, parts)
+
+
+def save(run: str, step: int, parts: dict[str, Tensors]) -> None:
+    begin(run, step)
+    digests = write(run, step, parts)
+    commit(run, CheckpointManifest(step=step, config={}, corpus_digest="d", sha256=digests))
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
@@ -82,6 +93,27 @@ def test_damaged_file_is_named_and_the_one_before_taken(tmp_path: Path, damage: 
     assert newest is not None
     assert newest.step == 1
     assert len(damages) == 1
+
+
+def test_rows_of_several_files_are_one_tensor_again(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    rows = torch.arange(10.0).view(5, 2)
+    shards = [
+        {"w": rows[:2], "b": torch.ones(1), "step": torch.tensor(7.0)},
+        {"w": rows[2:4]},
+        {"w": rows[4:]},
+    ]
+    digests: dict[str, str] = {}
+    for shard, tensors in enumerate(shards):
+        digests |= write(run, 1, {"model": tensors}, shard, 3)
+    commit(run, CheckpointManifest(step=1, config={}, corpus_digest="", sha256=digests))
+    found = load(run, 1, ("model",)).parts["model"]
+    assert torch.equal(found["w"], rows)
+    assert found["b"].tolist() == [1]
+    assert found["step"].item() == 7
+    (Path(checkpoint_url(run, 1)) / "model-00001-of-00003.safetensors").unlink()
+    with pytest.raises(DamagedError, match=r"model-00001-of-00003\.safetensors is missing"):
+        load(run, 1, ("model",))
 
 
 def test_absent_step_names_those_there_are(tmp_path: Path) -> None:
@@ -154,26 +186,30 @@ def save_and_prune(run: str, step: int) -> None:
     prune(run, keep_last=1, keep_every=0)
 
 
+SAVE_FOR_EVER = """
+import sys, torch
+from training.checkpoint import CheckpointManifest, begin, commit, prune, write
+run = sys.argv[1]
+for step in range(1, 100_000):
+    begin(run, step)
+    parts = dict.fromkeys(("model", "ema", "optimizer"), {"w": torch.full((1_000_000,), step)})
+    digests = write(run, step, parts)
+    commit(run, CheckpointManifest(step=step, config={}, corpus_digest="", sha256=digests))
+    prune(run, keep_last=2, keep_every=0)
+"""
+
+
 def test_killed_process_leaves_only_whole_checkpoints_in_object_storage(s3_bucket: str) -> None:
-    writer = multiprocessing.get_context("spawn").Process(target=save_for_ever, args=(s3_bucket,))
-    writer.start()
+    writer = subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, s3_bucket])
     deadline = time.monotonic() + 120
     while len(complete_steps(s3_bucket)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     writer.kill()
-    writer.join()
+    writer.wait()
     steps = complete_steps(s3_bucket)
     assert steps
     for step in steps:  # a file that is not as its manifest says would be named here
         assert load(s3_bucket, step).parts["model"]["w"][-1] == step
-
-
-def save_for_ever(run: str) -> None:
-    for step in range(1, 100_000):
-        large = {"w": torch.full((1_000_000,), float(step))}
-        parts = dict.fromkeys(("model", "ema", "optimizer"), large)
-        save(run, step, parts, config_digest="", corpus_digest="")
-        prune(run, keep_last=2, keep_every=0)
 
 
 def test_optimizer_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
@@ -195,7 +231,7 @@ def test_optimizer_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
         "model": dict(straight.named_parameters()),
         "optimizer": optimizer_tensors(straight, optimizer),
     }
-    save(run, 3, parts, config_digest="", corpus_digest="")
+    save(run, 3, parts)
     steps(straight, optimizer, 2)
 
     resumed, optimizer = make()

@@ -2,6 +2,9 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +12,13 @@ import pytest
 import torch
 
 from infra import storage
-from infra.errors import ConfigError, ShortfallError
-from pipeline.corpus import read_manifest
+from infra.errors import ConfigError, ConflictError, ShortfallError
 from training import loop
 from training.checkpoint import checkpoint_url, complete_steps, load
 from training.config import Config
+from training.draws import draw
 from training.log import Metrics, read_events, read_metrics
+from training.parallel import Worker
 from training.record import RunRecord
 from training.train import run
 
@@ -23,11 +27,6 @@ EXACT = ("step", "loss", "grad_norm", "lr")
 
 def exact(run: str) -> list[tuple[float, ...]]:
     return [tuple(line[name] for name in EXACT) for line in read_metrics(run)]
-
-
-def make_record(config: Config) -> RunRecord:
-    digest = read_manifest(config.root).digest
-    return RunRecord(config=config, corpus_digest=digest, encoder_digest="")
 
 
 def stop_at(step: int) -> Callable[[Metrics], None]:
@@ -47,15 +46,17 @@ def test_loss_falls_on_a_few_pictures(tiny_config: Callable[..., Config]) -> Non
 
 
 def test_interrupted_run_resumes_to_the_same_losses_and_weights(
-    tiny_config: Callable[..., Config], tmp_path: Path
+    tiny_config: Callable[..., Config],
+    record_of: Callable[[Config], RunRecord],
+    tmp_path: Path,
 ) -> None:
     straight = tiny_config(run=str(tmp_path / "straight"))
     run(straight)
     stopped = tiny_config(run=str(tmp_path / "stopped"))
     with pytest.raises(KeyboardInterrupt):  # past the checkpoint of step 4
-        loop.train(make_record(stopped), stop_at(6))
+        loop.train(record_of(stopped), stop_at(6))
     assert complete_steps(stopped.run) == [4]
-    loop.train(make_record(stopped))
+    loop.train(record_of(stopped))
     assert exact(stopped.run) == exact(straight.run)
     assert [event["event"] for event in read_events(stopped.run)] == ["start", "resume"]
     for part in ("model", "ema", "optimizer"):
@@ -65,14 +66,16 @@ def test_interrupted_run_resumes_to_the_same_losses_and_weights(
 
 
 def test_damaged_checkpoint_is_told_and_the_one_before_used(
-    tiny_config: Callable[..., Config], tmp_path: Path
+    tiny_config: Callable[..., Config],
+    record_of: Callable[[Config], RunRecord],
+    tmp_path: Path,
 ) -> None:
     straight, stopped = (tiny_config(run=str(tmp_path / name)) for name in ("straight", "stopped"))
     run(straight)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(make_record(stopped), stop_at(10))
+        loop.train(record_of(stopped), stop_at(10))
     (Path(checkpoint_url(stopped.run, 8)) / "ema.safetensors").write_bytes(b"short")
-    loop.train(make_record(stopped))
+    loop.train(record_of(stopped))
     assert exact(stopped.run) == exact(straight.run)
     damage, resume = read_events(stopped.run)[1:]
     assert "step-000008: ema.safetensors" in damage["message"]
@@ -91,19 +94,101 @@ def test_accumulation_leaves_the_maths_as_it_is(
         assert b == pytest.approx(a, rel=1e-4)
 
 
+def begun_trainer(config: Config, record_of: Callable[[Config], RunRecord]) -> loop.Trainer:
+    """One that has gone on from the checkpoint of step 4."""
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(record_of(config), stop_at(6))
+    trainer = loop.Trainer(record_of(config), Worker.current())
+    trainer.resume()
+    return trainer
+
+
 def test_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
-    tiny_config: Callable[..., Config],
+    tiny_config: Callable[..., Config], record_of: Callable[[Config], RunRecord]
 ) -> None:
     config = tiny_config()
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(make_record(config), stop_at(6))
-    trainer = loop.Trainer(make_record(config), loop.Worker.current())
-    trainer.resume()
-    torch.nn.init.constant_(trainer.model.conditioning.null_text, math.nan)
-    with pytest.raises(ShortfallError, match="the loss is nan at step 5; the checkpoints before"):
+    trainer = begun_trainer(config, record_of)
+    torch.nn.init.constant_(trainer.model.get_parameter("conditioning.null_text"), math.nan)
+    batch = trainer.stream.batch(4, range(8)).uids
+    told = rf"the loss is nan at step 5; the checkpoints before.*the batch is {batch[0]}"
+    with pytest.raises(ShortfallError, match=told):
+        trainer.run()
+    assert read_events(config.run)[-1]["uids"] == batch
+    assert complete_steps(config.run) == [4]
+    weights = load(config.run, 4).parts["model"]
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_non_finite_gradient_of_a_finite_loss_stops_the_run(
+    tiny_config: Callable[..., Config], record_of: Callable[[Config], RunRecord]
+) -> None:
+    config = tiny_config()
+    trainer = begun_trainer(config, record_of)
+    weight = next(trainer.model.parameters())
+    weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
+    with pytest.raises(ShortfallError, match=r"the gradient's norm is (inf|nan) at step 5"):
         trainer.run()
     assert complete_steps(config.run) == [4]
-    assert load(config.run, 4).parts["model"]["conditioning.null_text"].isfinite().all()
+
+
+def test_checkpoint_of_other_settings_is_refused_and_says_which(
+    tiny_config: Callable[..., Config], record_of: Callable[[Config], RunRecord], tmp_path: Path
+) -> None:
+    other = tiny_config(run=str(tmp_path / "other"), num_steps=4, learning_rate=1e-3)
+    run(other)
+    config = tiny_config()
+    shutil.copytree(checkpoint_url(other.run, 4), checkpoint_url(config.run, 4))
+    told = r"step-000004: of another run \(learning_rate = 0\.001, now 0\.0002; num_steps = 4"
+    with pytest.raises(ConflictError, match=told):
+        loop.train(record_of(config))
+    assert complete_steps(config.run) == [4]
+
+
+HUNGRY = """
+import resource, sys
+import torch
+from infra.errors import CarraraError
+from training import loop
+from training.parallel import Worker
+from training.record import RunRecord
+record = RunRecord.model_validate_json(sys.argv[1])
+torch.set_num_threads(1)
+trainer = loop.Trainer(record, Worker.current())
+trainer.resume()
+batch = trainer.stream.batch(0, trainer.positions)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000, -1))
+try:
+    trainer.train_step(batch)
+except CarraraError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_out_of_memory_names_the_setting_to_change(
+    tiny_config: Callable[..., Config], record_of: Callable[[Config], RunRecord]
+) -> None:
+    config = tiny_config(batch_size=2560, max_batch_per_worker=2560)
+    command = [sys.executable, "-c", HUNGRY, record_of(config).model_dump_json()]
+    told = subprocess.run(command, stdout=-1, stderr=-2, text=True, check=False).stdout
+    assert "ConfigError" in told, told
+    assert "out of memory in step 1, at 2560 pictures a forward pass" in told
+    assert "max_batch_per_worker = 1280" in told
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU's memory")
+def test_out_of_a_gpus_memory_names_the_setting_to_change(
+    tiny_config: Callable[..., Config], record_of: Callable[[Config], RunRecord]
+) -> None:
+    config = tiny_config(batch_size=20_000, max_batch_per_worker=20_000)
+    trainer = loop.Trainer(record_of(config), Worker.current())
+    torch.cuda.set_per_process_memory_fraction(0.01)
+    try:
+        with pytest.raises(ConfigError, match="pass max_batch_per_worker = 10000 or less"):
+            trainer.run()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_learning_rate_warms_up_holds_and_falls_to_zero(
@@ -120,21 +205,15 @@ def test_learning_rate_warms_up_holds_and_falls_to_zero(
 def test_draws_are_uniform_in_t_and_new_at_every_step(tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(batch_size=20_000, caption_dropout=0.25)
     shape, cpu = torch.Size((1, 1, 1)), torch.device("cpu")
-    draws = loop.draw(config, 3, shape, cpu)
+    draws = draw(config, 3, shape, cpu)
     assert draws.t.min() == 0
     assert draws.t.max() == 999
     assert draws.t.float().mean().item() == pytest.approx(499.5, abs=8)
     assert draws.drops_caption.float().mean().item() == pytest.approx(0.25, abs=0.02)
-    assert torch.equal(loop.draw(config, 3, shape, cpu).eps, draws.eps)
-    assert not torch.equal(loop.draw(config, 4, shape, cpu).eps, draws.eps)
+    assert torch.equal(draw(config, 3, shape, cpu).eps, draws.eps)
+    assert not torch.equal(draw(config, 4, shape, cpu).eps, draws.eps)
     part = draws.part(range(100, 200))
     assert torch.equal(part.t, draws.t[100:200])
-
-
-def test_batch_that_workers_cannot_share_is_named() -> None:
-    worker = loop.Worker(0, 3, torch.device("cpu"))
-    with pytest.raises(ConfigError, match="batch_size is 8: expected a multiple of the 3 workers"):
-        worker.positions(8)
 
 
 def test_metrics_have_a_line_every_few_steps(tiny_config: Callable[..., Config]) -> None:

@@ -83,7 +83,7 @@ def test_written_configuration_can_be_used_again(tiny_config: Callable[..., Conf
         {"schedule": "sigmoid"},
         {"image_size": 17},
         {"selection": "missing"},
-        {"batch_size": 7, "workers": Workers(num_workers=2)},
+        {"batch_size": 1, "workers": Workers(num_workers=2)},
     ],
     ids=lambda mistake: next(iter(mistake)),
 )

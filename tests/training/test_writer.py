@@ -71,11 +71,9 @@ def test_state_may_change_while_its_copy_is_written(
         for tensor in tensors.values():
             tensor.fill_(math.nan)
     assert not writer.is_free(0.1)
-    assert writer.written() is None
     assert complete_steps(run) == []
     held.set()
-    assert writer.is_free(None)
-    assert writer.written() == 4
+    writer.finish()
     found = load(run, 4)
     for part, tensors in state("cpu", 4.0).items():
         for name, tensor in tensors.items():
@@ -90,7 +88,6 @@ def test_second_checkpoint_reuses_the_memory_of_the_first(
     for step in (1, 2):
         writer.start(step, state("cpu", float(step)))
         assert writer.is_free(None)
-        assert writer.written() == step
     for step in (1, 2):
         assert (load(run, step).parts["model"]["w"] == step).all()
 
@@ -101,6 +98,5 @@ def test_place_that_cannot_be_written_is_told_at_the_next_look(
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     writer = CheckpointWriter(record_in(str(tmp_path)), Worker(0, 1, torch.device("cpu")), WHOLE)
     writer.start(1, state("cpu", 1.0))
-    assert writer.is_free(None)
     with pytest.raises(StorageError, match=r"checkpoints.*can't be written"):
-        writer.written()
+        writer.finish()
