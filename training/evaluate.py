@@ -138,8 +138,8 @@ class Scored:
 
 
 def _score(config: Config, entry: Entry, judges: "dict[str, Judge]", size: int) -> Scored:
+    from training.drawing.pictures import among, choose, find_pictures
     from training.evaluating.features import extract
-    from training.evaluating.pictures import among, choose, find_pictures
 
     found = find_pictures(entry.home)
     names = choose(found, config.num_images, config.seed)
@@ -178,13 +178,14 @@ def _drawn(config: Config, reference: "Reference", output: str) -> list[Entry]:
     """Sets drawn for the same captions and from the same noise, one a guidance scale."""
     from training import sample
     from training.drawing.sets import PictureSet, draw_set
+    from training.drawing.wanted import Wanted
 
-    captions = _captions(config, reference)
+    wanted = Wanted(_captions(config, reference), 1)
     entries = []
     for scale in config.guidance_scale:
         shared = config.model_dump(include=set(DrawSettings.model_fields))
         request = sample.make_request(sample.Config(run=config.run, guidance_scale=scale, **shared))
-        pictures = PictureSet(output, "shards", request, captions, config.samples_per_shard)
+        pictures = PictureSet(output, "shards", request, wanted, config.samples_per_shard)
         home = storage.join(output, "pictures", pictures.digest)
         draw_set(replace(pictures, output=home), config.workers)
         entries.append(Entry(f"drawn, guidance {scale:g}", scale, home))
@@ -258,7 +259,7 @@ def _extractors(config: Config, is_run: bool) -> tuple[str, ...]:
 
 def _image_size(config: Config, is_run: bool) -> int:
     """That all pictures are brought to: what is compared must have gone through the same."""
-    from training.evaluating.pictures import find_pictures, read_pictures
+    from training.drawing.pictures import find_pictures, read_pictures
     from training.record import read_record
 
     if config.image_size is not None:

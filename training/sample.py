@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from training.drawing.frames import Frames
     from training.drawing.request import Request
+    from training.drawing.wanted import Wanted
     from training.samplers import Step
 
 NUM_STRIP_FRAMES = 10
@@ -68,6 +69,14 @@ class Config(DrawSettings):
     mask: Annotated[Place | None, EXECUTION_ONLY] = None
     """A picture of the same shape, white where `init_image` is to be drawn anew, black where it
     stays as it is."""
+    num_resamples: int = Field(0, ge=0)
+    """How often each step inside a mask is repeated for what is drawn to fit what stays: 10 is
+    RePaint's number, ten times the work, with its own ancestral sampler."""
+    small: Annotated[Place | None, EXECUTION_ONLY] = None
+    """For a super-resolution stage: the pictures to enlarge, a folder or corpus that `sample` drew;
+    their captions are the captions."""
+    augmentation: float = Field(0.0, ge=0, le=1)
+    """How far the small pictures are noised first, for what is wrong with them to be forgotten."""
     samples_per_shard: int = Field(1000, ge=1, le=10_000)
     """Pictures of a set that a worker draws at a time."""
     workers: Annotated[Workers, EXECUTION_ONLY] = Workers()
@@ -78,21 +87,22 @@ class Config(DrawSettings):
 
 def run(config: Config) -> Summary:
     _check(config)
-    captions = _captions(config)
-    wanted = [caption for caption in captions for _ in range(config.num_images)]
     with Stopwatch() as watch:
+        wanted = _wanted(config)
         request = make_request(config)
+        num_pictures = num_now = len(wanted.captions)
         if config.layout == "grid":
-            outputs, num_now = _draw_grid(config, request, captions), len(wanted)
+            outputs = _draw_grid(config, request, wanted)
         else:
             outputs = {"pictures": storage.absolute(config.output or SET_NAME)}
             num_now = _draw_set(config, request, wanted, outputs["pictures"])
     return Summary(
         stage="sample",
-        num_in=len(wanted),
-        num_out=len(wanted),
+        num_in=num_pictures,
+        num_out=num_pictures,
         unit="pictures",
-        counts={"captions": len(captions)} | ({} if num_now == len(wanted) else {"now": num_now}),
+        counts={"captions": len(wanted.rows)}
+        | ({} if num_now == num_pictures else {"drawn now": num_now}),
         seconds=watch.seconds,
         outputs=outputs,
         details=request.about(),
@@ -120,6 +130,8 @@ def make_request(config: Config) -> "Request":
         init_image=_read(config.init_image),
         strength=config.strength,
         mask=_read(config.mask),
+        num_resamples=config.num_resamples,
+        augmentation=config.augmentation,
     )
 
 
@@ -139,9 +151,16 @@ def _check(config: Config) -> None:
         check_name(config.animation)
 
 
-def _captions(config: Config) -> list[str]:
+def _wanted(config: Config) -> "Wanted":
     from training.drawing.captions import checked, read_captions
+    from training.drawing.wanted import Wanted
 
+    if config.small is not None:
+        if config.captions or config.captions_file:
+            raise ConfigError(
+                f"--small {config.small}: its pictures bring their captions; expected no others"
+            )
+        return Wanted.enlarged(config.run, config.small)
     captions = checked(config.captions, "captions") if config.captions else []
     if config.captions_file is not None:
         captions += read_captions(config.captions_file, config.caption_column)
@@ -150,7 +169,7 @@ def _captions(config: Config) -> list[str]:
             f'no captions: expected at least one, as in `carrara sample {config.run} "a cat"`, or '
             "--captions-file"
         )
-    return captions
+    return Wanted.repeated(captions, config.num_images)
 
 
 def _read(url: str | None) -> bytes | None:
@@ -169,17 +188,16 @@ def _read(url: str | None) -> bytes | None:
     return data
 
 
-def _draw_grid(config: Config, request: "Request", captions: list[str]) -> dict[str, str]:
+def _draw_grid(config: Config, request: "Request", wanted: "Wanted") -> dict[str, str]:
     from training.drawing.animation import publish_animation
     from training.drawing.frames import Frames
     from training.drawing.png import png_bytes
     from training.sheet import draw_grid, draw_strip
 
-    num = config.num_images
-    firsts = range(0, num * len(captions), num)
+    captions, num = wanted.rows, wanted.num_each
+    firsts = range(0, len(wanted.captions), num)
     strip = Frames(NUM_STRIP_FRAMES if config.strip else 0, firsts)
     moving = Frames(NUM_ANIMATION_FRAMES if config.animation else 0, firsts)
-    wanted = [caption for caption in captions for _ in range(num)]
     images = _draw(request, wanted, [strip, moving])
     about: dict[str, Any] = {"captions": captions, **request.about()}
     rows = [images[start : start + num] for start in firsts]
@@ -195,26 +213,28 @@ def _draw_grid(config: Config, request: "Request", captions: list[str]) -> dict[
     return outputs
 
 
-def _draw_set(config: Config, request: "Request", wanted: list[str], output: str) -> int:
-    from training.drawing.sets import PictureSet, draw_set
-
-    assert config.layout != "grid"
-    pictures = PictureSet(output, config.layout, request, tuple(wanted), config.samples_per_shard)
-    return draw_set(pictures, config.workers, overwrite=config.overwrite)
-
-
-def _draw(request: "Request", wanted: list[str], watchers: "list[Frames]") -> "Tensor":
+def _draw(request: "Request", wanted: "Wanted", watchers: "list[Frames]") -> "Tensor":
     """In this process, with a bar that goes by sampling steps."""
     from training.drawing.request import draw
     from training.model import load_model
 
     model = load_model(request.run, request.checkpoint, request.device)
-    num_batches = -(-len(wanted) // request.batch_size)
-    with track("sample", num_batches * request.num_steps, "steps") as bar:
+    beginning = request.beginning(model.config.image_size)
+    num_steps = model.num_steps_taken(request.num_steps, beginning)
+    num_batches = -(-len(wanted.captions) // request.batch_size)
+    with track("sample", num_batches * num_steps, "steps") as bar:
 
         def on_step(step: "Step") -> None:
             bar.advance(1)
             for watcher in watchers:
-                watcher.add(step, request.num_steps)
+                watcher.add(step, num_steps, model.space.pictures)
 
-        return draw(model, request, wanted, on_step=on_step)
+        return draw(model, request, wanted.captions, small=wanted.small, on_step=on_step)
+
+
+def _draw_set(config: Config, request: "Request", wanted: "Wanted", output: str) -> int:
+    from training.drawing.sets import PictureSet, draw_set
+
+    assert config.layout != "grid"
+    pictures = PictureSet(output, config.layout, request, wanted, config.samples_per_shard)
+    return draw_set(pictures, config.workers, overwrite=config.overwrite)

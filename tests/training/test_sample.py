@@ -1,12 +1,15 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from infra.errors import InputError
-from training import sample
+from infra.errors import ConfigError, InputError
+from training import sample, train
+from training.config import Config, SpaceConfig
+from training.drawing.png import png_bytes
 
 
 def draw(run: str, output: Path, **changes: object) -> Image.Image:
@@ -65,3 +68,63 @@ def test_mistakes_are_named(trained_run: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no training run here"):
         draw(str(tmp_path), tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_an_animation_is_written_in_every_format_and_ends_as_the_grid(
+    trained_run: str, tmp_path: Path
+) -> None:
+    for suffix in ("gif", "webp", "apng"):
+        animation = tmp_path / f"x.{suffix}"
+        draw(trained_run, tmp_path / "grid.png", animation=str(animation), num_images=1)
+        with Image.open(animation) as moving:
+            frames = [
+                np.asarray(f.convert("RGB"), np.int16) for f in ImageSequence.Iterator(moving)
+            ]
+            assert 3 <= len(frames) <= 5  # one a step; equal ones may be one
+            last = frames[-1]
+        grid = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"), np.int16)
+        assert np.abs(last - grid).mean() < (0.01 if suffix == "apng" else 12)
+    with pytest.raises(ConfigError, match=r"--animation x\.mp4: expected a name that ends in"):
+        draw(trained_run, tmp_path / "y.png", animation="x.mp4")
+
+
+def test_a_picture_to_begin_from_and_a_mask_are_read_from_files(
+    trained_run: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    Image.new("L", (16, 16), 0).save(tmp_path / "black.png")
+    begun: dict[str, object] = {"init_image": str(tmp_path / "red.png"), "num_images": 1}
+    grid = draw(trained_run, tmp_path / "a.png", mask=str(tmp_path / "black.png"), **begun)
+    assert grid.getpixel((40, 40)) == (255, 0, 0)  # nothing was to be drawn anew
+    strip = str(tmp_path / "strip.png")
+    draw(trained_run, tmp_path / "b.png", strength=0.4, strip=strip, **begun)
+    with Image.open(strip) as opened:
+        assert opened.width < 3 * (128 + 16)  # two of the five steps were left to take
+    with pytest.raises(ConfigError, match="says where to draw a picture anew; expected --init-ima"):
+        draw(trained_run, tmp_path / "c.png", mask=str(tmp_path / "black.png"))
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"text\.png: not a picture"):
+        draw(trained_run, tmp_path / "c.png", init_image=str(tmp_path / "text.png"))
+    with pytest.raises(InputError, match=r"none\.png: no such picture"):
+        draw(trained_run, tmp_path / "c.png", init_image=str(tmp_path / "none.png"))
+    with pytest.raises(ConfigError, match="shows a grid's pictures; expected --layout grid"):
+        draw(trained_run, tmp_path / "set", layout="files", strip="x.png")
+
+
+def test_a_super_resolution_stage_enlarges_what_another_run_drew(
+    config_of: Callable[..., Config], tmp_path: Path
+) -> None:
+    stage = str(tmp_path / "stage")
+    space = SpaceConfig(upscale_from=8)
+    train.run(config_of(run=stage, space=space, num_steps=2, checkpoint_every=2))
+    with pytest.raises(ConfigError, match="enlarges pictures of 8 pixels: expected --small"):
+        draw(stage, tmp_path / "x.png")
+    small = tmp_path / "small"
+    small.mkdir()
+    for i, caption in enumerate(("red heart", "a cat")):
+        picture = Image.new("RGB", (8, 8), "red" if i else "blue")
+        (small / f"{i}.png").write_bytes(png_bytes(picture, {"caption": caption}))
+    grid = draw(stage, tmp_path / "x.png", captions=(), small=str(small))
+    assert json.loads(grid.info["captions"]) == ["red heart", "a cat"]
+    with pytest.raises(ConfigError, match="its pictures bring their captions"):
+        draw(stage, tmp_path / "y.png", small=str(small))

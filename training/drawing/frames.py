@@ -1,6 +1,6 @@
 """Pictures on their way out of the noise, for the denoising strip and the animation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ class Frames:
         self.timesteps: list[int] = []
         """The paper's t of each frame: T first, 1 last."""
 
-    def add(self, step: "Step", num_steps: int) -> None:
-        """To be told every step of every batch, in order."""
+    def add(self, step: "Step", num_steps: int, to_pictures: "Callable[[Tensor], Tensor]") -> None:
+        """To be told every step of every batch, in order; `to_pictures` makes what is drawn, be it
+        pixels or latents, pictures in [-1, 1]."""
         if step.index == 0:
             self._start += self._size
             self._size = len(step.x)
@@ -32,7 +33,9 @@ class Frames:
             self.timesteps.append(step.timestep + 1)
             for picture in range(self._start, self._start + self._size):
                 if picture in self._of_picture:
-                    self._of_picture[picture].append(step.x[picture - self._start].cpu())
+                    place = picture - self._start
+                    frame = to_pictures(step.x[place : place + 1])[0].cpu()
+                    self._of_picture[picture].append(frame)
 
     def by_picture(self) -> "list[list[Tensor]]":
         """The frames of each picture, `[3, H, W]` in [-1, 1]."""

@@ -9,10 +9,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from infra.errors import ConfigError
 from retrieval.encoding.pictures import decode_picture
 
 if TYPE_CHECKING:
-    from training.model import TrainedModel
+    from training.model import Beginning, TrainedModel
     from training.samplers import OnStep
 
 
@@ -34,12 +35,34 @@ class Request:
     strength: float = 1.0
     mask: bytes | None = None
     """A picture's file: white where to draw anew."""
+    num_resamples: int = 0
+    augmentation: float = 0.0
 
     def about(self) -> dict[str, Any]:
-        """What decides the pictures, for their text; that of pictures begun from is theirs."""
-        names = ("run", "checkpoint", "sampler", "num_steps", "guidance_scale", "negative")
-        about = {name: getattr(self, name) for name in (*names, "rescale", "seed")}
-        return about | ({} if self.init_image is None else {"strength": self.strength})
+        """What decides the pictures, for their text."""
+        names = ["run", "checkpoint", "sampler", "num_steps", "guidance_scale", "negative"]
+        names += ["rescale", "seed"]
+        if self.init_image is not None:
+            names += ["strength", "num_resamples"]
+        if self.augmentation:
+            names += ["augmentation"]
+        return {name: getattr(self, name) for name in names}
+
+    def beginning(self, size: int) -> "Beginning | None":
+        """The picture to begin from, if any, cut to the model's size as training cuts its own."""
+        from training.model import Beginning
+
+        if self.init_image is None:
+            return None
+        pixels = torch.from_numpy(_square(self.init_image, size)).permute(2, 0, 1)
+        anew = None
+        if self.mask is not None:
+            anew = torch.from_numpy(_square(self.mask, size).mean(2) > WHITE)
+        return Beginning(pixels, self.strength, anew, self.num_resamples)
+
+
+WHITE = 127
+"""What is lighter, of 255, is white in a mask."""
 
 
 def draw(
@@ -48,28 +71,41 @@ def draw(
     captions: Sequence[str],
     *,
     first: int = 0,
+    small: np.ndarray | None = None,
     on_step: "OnStep | None" = None,
 ) -> Tensor:
-    """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU; `first` is the first's number."""
+    """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU; `first` is the first's number.
+
+    `small` [n, s, s, 3] uint8 is what a super-resolution stage enlarges, and only it takes.
+    Raises ConfigError where it is missing or too much.
+    """
+    upscale_from = model.config.space.upscale_from
+    if (small is None) != (upscale_from is None):
+        what = (
+            f"enlarges pictures of {upscale_from} pixels: expected --small, a folder or corpus "
+            "of them"
+            if small is None
+            else "is no super-resolution stage: expected no --small"
+        )
+        raise ConfigError(f"{request.run}: {what}")
     return model.draw(
         captions,
         sampler=request.sampler,
         num_steps=request.num_steps,
         guidance_scale=request.guidance_scale,
+        negative=request.negative,
+        rescale=request.rescale,
         seed=request.seed,
         first=first,
         batch_size=request.batch_size,
+        begin=request.beginning(model.config.image_size),
+        small=None if small is None else torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1,
+        augmentation=request.augmentation,
         on_step=on_step,
     )
 
 
-def _pixels(data: bytes, size: int) -> Tensor:
-    """A picture's file -> `[3, S, S]` in [-1, 1]: its middle, as in training."""
-    square = ImageOps.fit(decode_picture(data), (size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def _mask(data: bytes, size: int) -> Tensor:
-    """`[1, S, S]`: 1 where the mask is white, 0 where it is black."""
-    square = ImageOps.fit(decode_picture(data), (size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(square.convert("L")) > 127)[None].float()
+def _square(data: bytes, size: int) -> np.ndarray:
+    """A picture's file -> its middle, `[S, S, 3]` uint8."""
+    picture = ImageOps.fit(decode_picture(data), (size, size), Image.Resampling.BICUBIC)
+    return np.array(picture)

@@ -9,11 +9,11 @@ seed and its number; how many workers there were and in which order they came le
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -39,6 +39,7 @@ from training import checkpoint
 from training.drawing.gpus import num_threads, with_gpus
 from training.drawing.png import png_bytes
 from training.drawing.request import Request, draw
+from training.drawing.wanted import Wanted
 from training.model import load_model
 from training.sheet import to_picture
 
@@ -62,6 +63,8 @@ class Chunk:
     first: int
     """The number of its first picture."""
     captions: tuple[str, ...]
+    small: np.ndarray | None
+    """`[n, s, s, 3]` uint8: what a super-resolution stage enlarges."""
 
     def file_names(self) -> list[str]:
         return [file_name(self.first + i) for i in range(len(self.captions))]
@@ -74,8 +77,7 @@ class PictureSet:
     output: str
     layout: Layout
     request: Request
-    captions: Sequence[str]
-    """One a picture, in the order of their numbers."""
+    wanted: Wanted
     chunk_size: int
     """Pictures that a worker draws at a time: of a shard."""
 
@@ -84,16 +86,15 @@ class PictureSet:
         """What the set follows from: weights, captions, pictures begun from, settings."""
         request = self.request
         weights = checkpoint.load(request.run, request.checkpoint, ()).manifest.sha256
-        begun_from = [
-            hashlib.sha256(data).hexdigest()
-            for data in (request.init_image, request.mask)
-            if data is not None
-        ]
+        files = [data for data in (request.init_image, request.mask) if data is not None]
+        if self.wanted.small is not None:
+            files.append(self.wanted.small.tobytes())
+        begun_from = [hashlib.sha256(data).hexdigest() for data in files]
         settings = request.about() | {"layout": self.layout, "samples_per_shard": self.chunk_size}
         del settings["run"]
         return Stamp(
             stage="sample",
-            input_digest=digest_of([weights, list(self.captions), begun_from]),
+            input_digest=digest_of([weights, list(self.wanted.captions), begun_from]),
             config_digest=digest_of(settings),
             config=settings,
         )
@@ -104,35 +105,41 @@ class PictureSet:
         return digest_of([self.stamp.input_digest, self.stamp.config_digest])
 
     def chunks(self) -> list[Chunk]:
-        size = self.chunk_size
+        size, small = self.chunk_size, self.wanted.small
+        starts = range(0, len(self.wanted.captions), size)
         return [
-            Chunk(f"{start // size:05d}", start, tuple(self.captions[start : start + size]))
-            for start in range(0, len(self.captions), size)
+            Chunk(
+                f"{number:05d}",
+                at,
+                tuple(self.wanted.captions[at : at + size]),
+                None if small is None else small[at : at + size],
+            )
+            for number, at in enumerate(starts)
         ]
 
 
-def draw_set(wanted: PictureSet, workers: Workers, *, overwrite: bool = False) -> int:
+def draw_set(pictures: PictureSet, workers: Workers, *, overwrite: bool = False) -> int:
     """Draw what is missing; returns how many pictures that were.
 
     Raises ConflictError where OUT holds another set, ShortfallError naming chunks that failed.
     """
-    _check_own(wanted.output)
-    claim(wanted.output, wanted.stamp, overwrite=overwrite)
-    chunks = wanted.chunks()
-    there = _names_there(wanted)
-    missing = [chunk for chunk in chunks if not there >= set(_files_of(wanted.layout, chunk))]
+    _check_own(pictures.output)
+    claim(pictures.output, pictures.stamp, overwrite=overwrite)
+    chunks = pictures.chunks()
+    there = _names_there(pictures)
+    missing = [chunk for chunk in chunks if not there >= set(_files_of(pictures.layout, chunk))]
     failed = {}
     for outcome in map_on_workers(
         partial(
             make_painter,
-            wanted.request,
-            wanted.layout,
-            wanted.output,
-            wanted.stamp.input_digest,
+            pictures.request,
+            pictures.layout,
+            pictures.output,
+            pictures.stamp.input_digest,
             num_threads(workers),
         ),
         missing,
-        workers=with_gpus(workers, wanted.request.device),
+        workers=with_gpus(workers, pictures.request.device),
         description="sample",
         unit="pictures",
         size=lambda chunk: len(chunk.captions),
@@ -144,7 +151,7 @@ def draw_set(wanted: PictureSet, workers: Workers, *, overwrite: bool = False) -
             f"sample: {len(failed)} of {len(chunks)} chunks failed ({', '.join(sorted(failed))}; "
             f"first error: {failed[min(failed)]}); run the command again to draw only these"
         )
-    _finish(wanted, chunks)
+    _finish(pictures, chunks)
     return sum(len(chunk.captions) for chunk in missing)
 
 
@@ -165,7 +172,9 @@ class Painter:
         self._model = load_model(request.run, request.checkpoint, request.device)
 
     def __call__(self, chunk: Chunk) -> int:
-        images = draw(self._model, self._request, chunk.captions, first=chunk.first)
+        images = draw(
+            self._model, self._request, chunk.captions, first=chunk.first, small=chunk.small
+        )
         write = {"files": self._write_files, "shards": self._write_shard}[self._layout]
         write(chunk, [to_picture(image) for image in images])
         return len(images)
@@ -221,38 +230,38 @@ def _files_of(layout: Layout, chunk: Chunk) -> list[str]:
     return chunk.file_names() if layout == "files" else shard_files(chunk.name)
 
 
-def _names_there(wanted: PictureSet) -> set[str]:
+def _names_there(pictures: PictureSet) -> set[str]:
     """A file is there whole or not at all; of a shard _stats.json is written last."""
-    folder = wanted.output
+    folder = pictures.output
     return set(
-        storage.list_names(folder if wanted.layout == "files" else storage.join(folder, "shards"))
+        storage.list_names(folder if pictures.layout == "files" else storage.join(folder, "shards"))
     )
 
 
-def _finish(wanted: PictureSet, chunks: list[Chunk]) -> None:
+def _finish(pictures: PictureSet, chunks: list[Chunk]) -> None:
     """What says that the set is whole."""
-    if wanted.layout == "files":
+    if pictures.layout == "files":
         rows = [
-            {"file": name, "caption": caption, "number": number, "seed": wanted.request.seed}
+            {"file": name, "caption": caption, "number": number, "seed": pictures.request.seed}
             for chunk in chunks
             for number, (name, caption) in enumerate(
                 zip(chunk.file_names(), chunk.captions, strict=True), chunk.first
             )
         ]
         table = pa.Table.from_pylist(rows, TABLE_SCHEMA)
-        storage.publish_table(storage.join(wanted.output, "pictures.parquet"), table)
-    elif not storage.exists(manifest_url(wanted.output)):
-        write_manifest(wanted.output, _manifest(wanted, chunks))
+        storage.publish_table(storage.join(pictures.output, "pictures.parquet"), table)
+    elif not storage.exists(manifest_url(pictures.output)):
+        write_manifest(pictures.output, _manifest(pictures, chunks))
 
 
-def _manifest(wanted: PictureSet, chunks: list[Chunk]) -> Manifest:
+def _manifest(pictures: PictureSet, chunks: list[Chunk]) -> Manifest:
     return Manifest(
-        stage=wanted.stamp.stage,
-        config=wanted.stamp.config,
-        config_digest=wanted.stamp.config_digest,
-        input_digest=wanted.stamp.input_digest,
-        shards=[_digested(wanted.output, chunk) for chunk in chunks],
-        counts={SUCCESS: len(wanted.captions)},
+        stage=pictures.stamp.stage,
+        config=pictures.stamp.config,
+        config_digest=pictures.stamp.config_digest,
+        input_digest=pictures.stamp.input_digest,
+        shards=[_digested(pictures.output, chunk) for chunk in chunks],
+        counts={SUCCESS: len(pictures.wanted.captions)},
     )
 
 

@@ -6,12 +6,12 @@ from pydantic import Field
 
 from infra.config import EXECUTION_ONLY, StageConfig
 
-SamplerName = Literal["ddpm", "ddpm-large-variance", "ddim", "dpm-solver++", "heun"]
+SamplerName = Literal["ddpm", "ddpm-large-variance", "ddim", "dpm++", "heun"]
 
 
 class DrawSettings(StageConfig):
     sampler: SamplerName = "ddpm"
-    """ddpm is the paper's, with its smaller variance; ddim needs fewer steps, dpm-solver++ and heun
+    """ddpm is the paper's, with its smaller variance; ddim needs fewer steps, dpm++ and heun
     the fewest."""
     num_steps: int | None = Field(None, ge=1)
     """Sampling steps; none: as many as the model was trained with."""

@@ -16,7 +16,7 @@ from infra.cluster import Workers, map_on_workers
 from infra.errors import ShortfallError
 from training.drawing.gpus import num_threads, with_gpus
 from training.evaluating.extractors import load_extractor
-from training.evaluating.pictures import Chunk, read_pictures
+from training.drawing.pictures import Chunk, read_pictures
 
 
 @dataclass(frozen=True)

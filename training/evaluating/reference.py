@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from training.evaluating.features import Features, extract
-from training.evaluating.pictures import among, choose, find_pictures
+from training.drawing.pictures import among, choose, find_pictures
 
 if TYPE_CHECKING:
     from training.evaluate import Config

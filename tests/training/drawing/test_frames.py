@@ -11,7 +11,7 @@ def show(frames: Frames, num_steps: int, batches: list[int]) -> None:
         for index in range(num_steps):
             rows = torch.arange(place, place + size)
             x = torch.stack([rows, torch.full_like(rows, index)], 1)
-            frames.add(Step(index, num_steps - 1 - index, x, x), num_steps)
+            frames.add(Step(index, num_steps - 1 - index, x, x), num_steps, lambda x: x)
         place += size
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 from infra import storage
 from infra.errors import InputError
 from pipeline.corpus import selection_url
+from training.drawing.pictures import among, choose, find_pictures, read_pictures
 from training.drawing.png import png_bytes
-from training.evaluating.pictures import among, choose, find_pictures, read_pictures
 
 
 def test_a_corpus_gives_the_pictures_asked_for_with_their_captions(shared_corpus: str) -> None:

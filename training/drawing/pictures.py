@@ -1,4 +1,4 @@
-"""Where pictures to be scored lie: in a corpus, or as files in a folder.
+"""Pictures that lie somewhere: in a corpus, or as files in a folder.
 
 Reads   ROOT/manifest.json, ROOT/shards/, ROOT/selections/; or a folder of .png, .jpg, .webp
 """
