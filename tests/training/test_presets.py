@@ -1,4 +1,4 @@
-"""The `paper` preset against what Ho et al. 2020 say (section 4, appendix B) and their code does."""
+"""The `paper` preset against Ho et al. 2020 (section 4, appendix B) and its code."""
 
 import tomllib
 from pathlib import Path
