@@ -89,6 +89,7 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
         "evaluate": Stage("training.evaluate", "Score pictures, or a model's, against a corpus."),
     },
     "Where it runs": {
+        "plan": Stage("training.plan", "Hours, dollars, bytes before it runs; and after.", False),
         "doctor": Stage(
             "infra.doctor", "Is this machine, bucket, cluster ready?", False, {"checks": CHECKS}
         ),

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.errors import ConfigError
-
 
 @dataclass(frozen=True)
 class EncoderCost:
@@ -24,15 +22,14 @@ class EncoderCost:
         return self.image_flops + num_text_tokens * self.text_flops_per_token
 
 
-def encoder_cost(name: str) -> EncoderCost:
-    """Of MODEL, MODEL/TAG or a folder; raises ConfigError for one that isn't two transformers."""
+def encoder_cost(name: str) -> EncoderCost | None:
+    """Of MODEL, MODEL/TAG or a folder; None where it isn't two transformers of open_clip's own."""
     config = _configuration(name)
+    if config is None:
+        return None
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if not isinstance(vision.get("layers"), int) or "width" not in text or "patch_size" not in vision:
-        raise ConfigError(
-            f"--encoder {name}: its cost can't be told from its configuration; expected a vision "
-            "transformer of open_clip's own, such as ViT-B-32, for a plan"
-        )
+    if not isinstance(vision.get("layers"), int) or "width" not in text:
+        return None
     num_patches = (vision["image_size"] // vision["patch_size"]) ** 2
     image = transformer_flops(vision["layers"], vision["width"], num_patches + 1)
     image += 2 * 3 * vision["patch_size"] ** 2 * vision["width"] * num_patches
@@ -47,7 +44,7 @@ def transformer_flops(num_layers: int, width: int, num_tokens: int) -> float:
     return float(num_layers * (24 * num_tokens * width**2 + 4 * num_tokens**2 * width))
 
 
-def _configuration(name: str) -> dict[str, Any]:
+def _configuration(name: str) -> dict[str, Any] | None:
     spec = importlib.util.find_spec("open_clip")
     assert spec is not None
     assert spec.origin is not None
@@ -57,7 +54,4 @@ def _configuration(name: str) -> dict[str, Any]:
             config: dict[str, Any] = json.loads(place.read_text())
             inner: dict[str, Any] = config.get("model_cfg", config)
             return inner
-    raise ConfigError(
-        f"--encoder {name}: open_clip has no such model; expected a name such as ViT-B-32, "
-        "ViT-L-14 or a folder with open_clip_config.json"
-    )
+    return None

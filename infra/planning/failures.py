@@ -31,9 +31,7 @@ def daly_interval_s(checkpoint_s: float, mean_between_losses_s: float) -> float:
     return math.sqrt(2 * c * m) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - c
 
 
-def goodput(
-    work_s: float, save_s: float, restart_s: float, mean_between_losses_s: float
-) -> float:
+def goodput(work_s: float, save_s: float, restart_s: float, mean_between_losses_s: float) -> float:
     """The share of time that goes into work that counts, where `work_s` of it are followed by
     `save_s` of saving, and a loss costs what came since, and `restart_s` (Daly 2006, equation 20).
     """

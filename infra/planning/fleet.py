@@ -1,21 +1,21 @@
 """The machines and the store that a plan is made for, as a TOML file describes them.
 
-    [machines.cpu]
-    count = 40
-    cores = 16
-    memory_gb = 32
-    network_gbps = 12.5
-    dollars_per_hour = 0.81
-    losses_per_hour = 0.02        # spot: each machine's chance to be taken away
+[machines.cpu]
+count = 40
+cores = 16
+memory_gb = 32
+network_gbps = 12.5
+dollars_per_hour = 0.81
+losses_per_hour = 0.02        # spot: each machine's chance to be taken away
 
-    [machines.gpu]
-    count = 2
-    ...
-    gpus = 8
-    gpu = "H100"
+[machines.gpu]
+count = 2
+...
+gpus = 8
+gpu = "H100"
 
-    [stages]                      # who does what; else GPUs embed and train, the others the rest
-    embed = "gpu"
+[stages]                      # who does what; else GPUs embed and train, the others the rest
+embed = "gpu"
 """
 
 import os
@@ -80,7 +80,7 @@ class Fleet(Settings):
     """Everything that a cluster description says."""
 
     machines: dict[str, Machine] = Field(min_length=1)
-    stages: dict[str, str] = {}
+    stages: dict[str, str] = Field(default_factory=dict)
     store: Store = Store()
 
     def for_stage(self, stage: str) -> tuple[str, Machine]:
@@ -112,7 +112,5 @@ def read_fleet(url: str) -> Fleet:
 def this_machine() -> Fleet:
     """Where no cluster is described: the machine that asks."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    here = Machine(
-        count=1, cores=os.cpu_count() or 1, memory_gb=memory / 1e9, network_gbps=1.0
-    )
+    here = Machine(count=1, cores=os.cpu_count() or 1, memory_gb=memory / 1e9, network_gbps=1.0)
     return Fleet(machines={"here": here})

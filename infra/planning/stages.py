@@ -20,6 +20,7 @@ from infra.planning.workload import (
 
 FILES_A_SHARD = 3
 """tar, parquet, _stats.json."""
+NEVER_LOST_INTERVAL_S = 3600.0
 FILES_A_PART = 4
 """Embeddings of pictures and of captions, metadata, the part's record."""
 
@@ -145,17 +146,17 @@ def train_demand(
     rates: Rates,
     step: Step,
     batch_size: int,
-    num_images: float,
+    num_steps: int,
     num_parameters: int,
     num_checkpoints: float,
 ) -> Demand:
+    num_images = num_steps * batch_size
     checkpoint_bytes = STATE_BYTES_PER_PARAMETER * num_parameters
     decode_ms = rates.decode_ms * (work.image_size / 256) ** 2
-    read = num_images * work.sample_bytes
     return Demand(
         core_s=num_images * decode_ms / 1e3,
-        step_s=num_images / batch_size * step.seconds,
-        read_bytes=read,
+        step_s=num_steps * step.seconds,
+        read_bytes=num_images * work.sample_bytes,
         written_bytes=num_checkpoints * checkpoint_bytes,
         reads=num_reads(num_images / work.samples_per_shard, work.shard_bytes),
         writes=num_writes(num_checkpoints, checkpoint_bytes),
@@ -176,19 +177,34 @@ def estimate(stage: str, demand: Demand, fleet: Fleet, rates: Rates) -> Estimate
 
 
 def estimate_training(
-    demand: Demand, fleet: Fleet, rates: Rates, num_parameters: int
-) -> tuple[Estimate, float]:
-    """Of workers that all stop when one is lost; and the best seconds between checkpoints."""
+    demand: Demand, fleet: Fleet, rates: Rates, num_parameters: int, interval_s: float
+) -> Estimate:
+    """Of workers that all stop when one is lost, with so much work between two checkpoints."""
     name, machine = fleet.for_stage("train")
     limits = _limits(demand, machine, machine.count, fleet, rates)
-    checkpoint_bytes = STATE_BYTES_PER_PARAMETER * num_parameters
-    save_s = checkpoint_bytes * 8 / (machine.network_gbps * 1e9)
-    rate = machine.losses_per_hour * machine.count / 3600
-    between_s = 1 / rate if rate else math.inf
-    interval_s = daly_interval_s(save_s, between_s) if rate else 3600.0
-    losses = Losses(between_s, interval_s, save_s, machine.replacement_s + save_s)
-    made = _made("train", name, machine, machine.count, demand, limits, losses)
-    return made, interval_s
+    save_s = _save_s(machine, num_parameters)
+    restart_s = machine.replacement_s + save_s  # what was saved is read again
+    losses = Losses(_between_losses_s(machine), interval_s, save_s, restart_s)
+    return _made("train", name, machine, machine.count, demand, limits, losses)
+
+
+def checkpoint_interval_s(machine: Machine, num_parameters: int) -> float:
+    """Daly's; an hour where no machine is ever lost."""
+    between_s = _between_losses_s(machine)
+    if math.isinf(between_s):
+        return NEVER_LOST_INTERVAL_S
+    return daly_interval_s(_save_s(machine, num_parameters), between_s)
+
+
+def _between_losses_s(machine: Machine) -> float:
+    """Of any one of them."""
+    rate = machine.losses_per_hour * machine.count
+    return 3600 / rate if rate else math.inf
+
+
+def _save_s(machine: Machine, num_parameters: int) -> float:
+    """The first worker writes, while the others wait."""
+    return STATE_BYTES_PER_PARAMETER * num_parameters * 8 / (machine.network_gbps * 1e9)
 
 
 def _limits(

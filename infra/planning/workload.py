@@ -41,7 +41,7 @@ class Workload:
     def sample_bytes(self) -> float:
         """In a shard."""
         side = self.image_size / 256
-        return PICTURE_BYTES_AT_256 * side**SIZE_EXPONENT + SAMPLE_OVERHEAD_BYTES
+        return PICTURE_BYTES_AT_256 * float(side**SIZE_EXPONENT) + SAMPLE_OVERHEAD_BYTES
 
     @property
     def num_shards(self) -> float:
