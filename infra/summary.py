@@ -34,6 +34,8 @@ class Summary:
     """Whatever else the stage measured; JSON-able."""
     table: list[dict[str, object]] = field(default_factory=list)
     """Rows to show people in place of the counts, such as a query's hits."""
+    shortfall: str = ""
+    """What is wrong with what the table tells: one line, printed after it; exit code 1."""
     draw: Callable[[], str | None] | None = None
     """In place of the table where a terminal can show more; None: it can't."""
 

@@ -1,0 +1,127 @@
+"""Follow a submitted Ray job to its end, through lost connections; `infra/submit.sh` stands on it.
+
+    python -m infra.job JOB_ID
+
+Shows the job's log as it grows. Exit code: the command's own; LOST where the job ended without one
+because its machine or the head's memory was lost: submitting it again goes on from there.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+LOST = 75
+"""EX_TEMPFAIL of sysexits.h: what failed may pass, try again."""
+
+ANSWER_TIMEOUT_S = 10.0
+"""After which a question to the cluster is asked anew: across a network that was cut, Ray's client
+would wait for ever."""
+PATIENCE_S = 600.0
+"""How long a cluster may be silent."""
+ASK_AGAIN_S = 1.0
+LOOK_EVERY_S = 15.0
+"""At a job's state, when its log is silent."""
+
+T = TypeVar("T")
+
+
+def main() -> None:
+    (job,) = sys.argv[1:]
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    sys.exit(asyncio.run(_Follower(job).follow()))
+
+
+class _Follower:
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self._num_shown = 0
+        """Characters of the log: after a reconnection it comes from its beginning again."""
+        self._is_log_whole = False
+        self._heard_at = time.monotonic()
+
+    async def follow(self) -> int:
+        while True:
+            info = await self._state()
+            if info is None:
+                return LOST
+            if info.status.is_terminal():
+                if not self._is_log_whole:
+                    await self._show_log()
+                return self._exit_code(info)
+            await self._show_log()
+
+    async def _state(self) -> Any:
+        """What Ray knows of the job; None: nothing (any more)."""
+        while True:
+            try:
+                client = await _in_time(self._client)
+                info = await _in_time(lambda: client.get_job_info(self._job))
+            except (OSError, TimeoutError) as error:
+                silent_s = time.monotonic() - self._heard_at
+                if silent_s > PATIENCE_S:
+                    raise SystemExit(
+                        f"job {self._job}: the cluster has not answered for {silent_s:.0f} s "
+                        f"({error or type(error).__name__}); the job may still run there"
+                    ) from None
+                await asyncio.sleep(ASK_AGAIN_S)
+            except RuntimeError as error:  # any answer but "OK"
+                self._heard_at = time.monotonic()
+                if "does not exist" in str(error):
+                    self._say("is not known to the cluster, whose head was replaced")
+                    return None
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                self._heard_at = time.monotonic()
+                return info
+
+    async def _show_log(self) -> None:
+        """Until it ends, falls silent or breaks off."""
+        import aiohttp
+
+        num_seen = 0
+        try:
+            client = await _in_time(self._client)
+            lines = client.tail_job_logs(self._job)
+            while True:
+                text = await asyncio.wait_for(anext(lines), LOOK_EVERY_S)
+                print(text[max(self._num_shown - num_seen, 0) :], end="", flush=True)
+                num_seen += len(text)
+                self._num_shown = max(self._num_shown, num_seen)
+        except StopAsyncIteration:
+            self._is_log_whole = True
+        except (OSError, TimeoutError, RuntimeError, aiohttp.ClientError):
+            await asyncio.sleep(ASK_AGAIN_S)
+
+    def _exit_code(self, info: Any) -> int:
+        if info.status == "SUCCEEDED":
+            self._say("succeeded")
+            return 0
+        if info.status == "STOPPED":
+            self._say("was stopped")
+            return 1
+        code: int | None = info.driver_exit_code
+        if code is None or code < 0 or code > 128:  # the last two: by a signal
+            self._say(f"was lost: {info.message}")
+            return LOST
+        self._say(f"failed with exit code {code}")
+        return code
+
+    def _client(self) -> Any:
+        from ray.job_submission import JobSubmissionClient
+
+        return JobSubmissionClient()  # where RAY_API_SERVER_ADDRESS says
+
+    def _say(self, what: str) -> None:
+        print(f"job {self._job} {what}", flush=True)
+
+
+async def _in_time(ask: Callable[[], T]) -> T:
+    """In a thread, which is left to itself where no answer comes."""
+    return await asyncio.wait_for(asyncio.to_thread(ask), ANSWER_TIMEOUT_S)
+
+
+if __name__ == "__main__":
+    main()
