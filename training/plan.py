@@ -74,7 +74,10 @@ class Config(StageConfig):
     """Of the simulation of losses."""
 
 
-def run(config: Config) -> Summary:
+NOTHING_SAID = Config()
+
+
+def run(config: Config = NOTHING_SAID) -> Summary:
     with Stopwatch() as watch:
         rates = _rates(config)
         fleet = this_machine() if config.cluster is None else read_fleet(config.cluster)
