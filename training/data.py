@@ -29,7 +29,7 @@ from infra.errors import InputError
 from pipeline.corpus import Manifest
 from pipeline.pixels.picture_header import UnusableError
 from training.config import Config
-from training.order import Purpose, random
+from training.order import Block, Purpose, random
 from training.streaming.catalogue import Catalogue
 from training.streaming.feeding import Feeder, Pending, feeder
 from training.streaming.pixels import (
@@ -39,7 +39,7 @@ from training.streaming.pixels import (
     decode_sample,
     set_up_decoding,
 )
-from training.streaming.plan import Drawn, SamplePlan
+from training.streaming.plan import Cell, Drawn, SamplePlan
 from training.streaming.reading import BlockReader, HeldBlock, Place, TakenDownError
 from training.streaming.resident import ResidentSamples
 from training.streaming.shapes import shapes_for
@@ -220,14 +220,18 @@ class SampleStream:
     def _tasks(self, step: int, positions: range) -> list["_Task"]:
         flips, crops = self._flips(step), self._crops(step)
         tasks: list[_Task] = []
-        ahead: dict[tuple[object, object], Drawn] = {}
+        last: dict[tuple[Cell, int], Drawn] = {}  # of every lane
+        ahead: dict[tuple[Cell, Block], Drawn] = {}  # of every block that is read
         for position, drawn in zip(positions, self.plan.draws(step, positions), strict=True):
             place, held = self._place(drawn), None
+            last[drawn.cell, drawn.block.lane] = drawn
             if place not in self._kept:
                 held = self.reader.hold(drawn.cell, drawn.block, self._kept.__contains__)
                 held.claim(*place[1:])
                 ahead[drawn.cell, drawn.block] = drawn
             tasks.append(_Task(place, held, bool(flips[position]), crops[position]))
+        for drawn in last.values():
+            self.reader.let_go(drawn.cell, drawn.block)
         for drawn in ahead.values():
             done = (drawn.place + 1) / len(self.plan.rows(drawn.cell, drawn.block).rows)
             self.reader.look_ahead(drawn.cell, drawn.block, done, self._kept.__contains__)

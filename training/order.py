@@ -33,11 +33,12 @@ MIN_MAX_LANES = 64
 SLAB = 64
 """Samples: a few megabytes, for which an object store's first byte is not waited long."""
 
-SLABS_A_LANE = 16
-"""At least, in an epoch; smaller corpora get smaller slabs."""
+MIN_SLABS = 1024
+"""Of a corpus, and 16 for every lane; smaller corpora get smaller slabs."""
 
-GOLDEN = int(ONE * (5**0.5 - 1) / 2)
-"""Steps of the golden ratio spread evenly, however many they are (Knuth, volume 3, section 6.4)."""
+PLASTIC = 1.324717957244746
+"""The root of x^3 = x + 1. Steps of 1/x and 1/x^2 spread evenly in the plane, however many they
+are, as those of the golden ratio do on a line (Roberts 2018, the sequence R2)."""
 
 
 class Purpose(IntEnum):
@@ -111,7 +112,7 @@ class SampleOrder:
         self.num_lanes = num_lanes
         self._shuffle_shards = shuffle_shards
         self._block_size = max(1, shuffle_samples // num_lanes)
-        self._slab = min(SLAB, max(1, self.num_samples // (SLABS_A_LANE * num_lanes)))
+        self._slab = min(SLAB, max(1, self.num_samples // max(MIN_SLABS, 16 * num_lanes)))
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], _Group] = OrderedDict()
         self._blocks: OrderedDict[Block, Draws] = OrderedDict()
@@ -148,17 +149,16 @@ class SampleOrder:
 
     def draws_between(self, epoch: int, start: int, end: int) -> range:
         """Draws of an epoch that fall to what lies between these sums of weights."""
-        phase = self._phase(epoch)
-        first, stop = (_num_below(x, phase, self.num_samples) for x in (start, end))
-        return range(first, stop)
+        points = self._points(epoch)
+        return range(*(int(points.num_below(np.array(x))) for x in (start, end)))
 
     def first_draw(self, epoch: int, shard: int) -> int:
         """Of an epoch's draws, in the order of shards and rows, the first one of a shard."""
-        return _num_below(int(self._starts[shard]), self._phase(epoch), self.num_samples)
+        return int(self._points(epoch).num_below(self._starts[shard]))
 
     def position_of(self, epoch: int, draws: Ints) -> Ints:
         """The sums of weights at which these draws lie."""
-        return draws * ONE + self._phase(epoch)
+        return self._points(epoch).positions(draws)
 
     def shard_start(self, shard: int) -> int:
         return int(self._starts[shard])
@@ -180,13 +180,14 @@ class SampleOrder:
 
     # The levels
 
-    def _phase(self, epoch: int) -> int:
-        """Draws lie at phase, phase + ONE, phase + 2 ONE ... of the summed weights: a sample of
-        weight w, an interval of that length, is drawn w times or the whole number next to it, on
-        the mean over epochs w times (systematic sampling)."""
-        first = int(random(self._seed, Purpose.PHASE, *self._stream).integers(ONE))
-        phase = (first + epoch * GOLDEN) % ONE
-        return phase if self._total >= ONE else phase * self._total // ONE
+    def _points(self, epoch: int) -> "_Points":
+        first = random(self._seed, Purpose.PHASE, *self._stream).integers(ONE, size=2)
+        phase, turn = (
+            (int(x) + epoch * int(ONE / PLASTIC**power)) % ONE
+            for power, x in enumerate(first, start=1)
+        )
+        start = turn * self._total // ONE // ONE * ONE + phase
+        return _Points.of(start % self._total, self._total, self.num_samples)
 
     def _segment(self, lane: int, epoch: int) -> tuple[int, int]:
         """Which part of the epoch a lane has."""
@@ -224,9 +225,8 @@ class SampleOrder:
 
     def _epoch(self, epoch: int) -> "_Epoch":
         if epoch not in self._epochs:
-            phase = self._phase(epoch)
-            bounds = [(ends - phase + ONE - 1) // ONE for ends in (self._starts, self._ends)]
-            first, stop = (np.clip(bound, 0, self.num_samples) for bound in bounds)
+            points = self._points(epoch)
+            first, stop = points.num_below(self._starts), points.num_below(self._ends)
             generator = random(self._seed, Purpose.SHARDS, *self._stream, epoch)
             shards = generator.permutation(len(self._ends))
             self._epochs[epoch] = _Epoch.of(shards, (stop - first)[shards])
@@ -245,6 +245,35 @@ class SampleOrder:
             _forget_oldest(self._groups, 2 * self.num_lanes + 2)
         self._groups.move_to_end(key)
         return self._groups[key]
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Where on the line of the summed weights an epoch draws: at `start`, `start` + ONE, ..., going
+    on at the line's beginning once it has come to its end. A sample of weight w, an interval of
+    that length, is drawn w times or the whole number next to it, on the mean over epochs w times
+    (systematic sampling; Madow 1949)."""
+
+    start: int
+    wrapped: int
+    """The first one after the line's end, on its beginning."""
+    num_wrapped: int
+    num: int
+
+    @classmethod
+    def of(cls, start: int, total: int, num: int) -> "_Points":
+        num_before = min(num, -(-(total - start) // ONE))
+        return cls(start, start + num_before * ONE - total, num - num_before, num)
+
+    def num_below(self, positions: Ints) -> Ints:
+        first = np.clip(-(-(positions - self.wrapped) // ONE), 0, self.num_wrapped)
+        then = np.clip(-(-(positions - self.start) // ONE), 0, self.num - self.num_wrapped)
+        return first + then
+
+    def positions(self, draws: Ints) -> Ints:
+        """Of the draws in their order along the line."""
+        then = self.start + (draws - self.num_wrapped) * ONE
+        return np.where(draws < self.num_wrapped, self.wrapped + draws * ONE, then)
 
 
 @dataclass(frozen=True)
@@ -295,10 +324,6 @@ class _Group:
         return int(self.ends[slab] - self.sizes[slab] + ordinal - self.firsts[slab])
 
 
-def _num_below(x: int, phase: int, num_draws: int) -> int:
-    return min(max((x - phase + ONE - 1) // ONE, 0), num_draws)
-
-
 def _forget_oldest(table: OrderedDict[Any, Any], most: int) -> None:
     while len(table) > most:
         table.popitem(last=False)
@@ -342,6 +367,8 @@ class Shares:
         """How many of the first n are a stream's."""
         for number, rate in enumerate(self.rates[:-1]):
             rest = sum(self.rates[number:])
+            if rest == 0:
+                return 0
             before = (n * rate + int(phase * rest)) // rest
             if number == stream:
                 return before

@@ -14,7 +14,15 @@ import pytest
 from PIL import Image
 
 from infra.cluster import Workers
-from pipeline.corpus import Manifest, read_manifest
+from pipeline.corpus import (
+    ROW_SCHEMA,
+    SUCCESS,
+    Manifest,
+    read_manifest,
+    write_manifest,
+    write_shard,
+)
+from pipeline.sample import Sample, sample_uid
 from training.config import Config, UNetConfig
 from training.record import RunRecord
 

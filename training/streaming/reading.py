@@ -30,7 +30,8 @@ from training.streaming.plan import Cell, Rows, SamplePlan
 
 GAP_BYTES = 128 << 10
 """So much that nobody wants is read along before another request is made: at 100 MB/s it takes
-little over a millisecond, and an object store's answer to a request ten or more."""
+little over a millisecond, and an object store's answer to a request ten or more. And no more than
+a quarter of what is wanted, so that it stays little."""
 
 RANGE_BYTES = 16 << 20
 """A request asks for no more, so that several share the line."""
@@ -71,14 +72,18 @@ class BlockReader:
         self.num_reads = 0
 
     def hold(self, cell: Cell, block: Block, is_kept: "IsKept") -> "HeldBlock":
-        """The block, being read. Older ones of its lane are let go: they were asked for before."""
+        """The block, being read."""
         lane = self._held.setdefault((cell, block.lane), {})
         if block not in lane:
-            for old in [other for other in lane if other < block]:
-                lane.pop(old).retire()
             lane[block] = self._begin(cell, block, is_kept)
         lane[block].read_ahead(len(lane[block].ranges))
         return lane[block]
+
+    def let_go(self, cell: Cell, block: Block) -> None:
+        """Of what came before this block on its lane."""
+        lane = self._held.get((cell, block.lane), {})
+        for old in [other for other in lane if other < block]:
+            lane.pop(old).retire()
 
     def look_ahead(self, cell: Cell, block: Block, done: float, keeps: "IsKept") -> None:
         """Read as much of the block that follows as is done of this one, if there is room."""
@@ -262,9 +267,10 @@ def ranges_of(shard: int, table: ShardTable, rows: list[int]) -> list[Range]:
     """`rows` ascending, as their bytes do."""
     parts: list[list[int]] = [[row] for row in rows[:1]]
     for before, row in pairwise(rows):
-        is_near = table.starts[row] - table.ends[before] <= GAP_BYTES
+        gap = int(table.starts[row] - table.ends[before])
+        wanted = int((table.ends[parts[-1]] - table.starts[parts[-1]]).sum())
         is_short = table.ends[row] - table.starts[parts[-1][0]] <= RANGE_BYTES
-        if is_near and is_short:
+        if gap <= min(GAP_BYTES, wanted // 4) and is_short:
             parts[-1].append(row)
         else:
             parts.append([row])
