@@ -169,7 +169,7 @@ def _real_rows(reference: "Reference", judges: "dict[str, Judge]") -> "list[Row]
     if reference.others is None:
         return []
     return [
-        _row(REAL, None, extractor, judge.scores(reference.others[extractor]))
+        _row(REAL, None, extractor, judge.scores(reference.others[extractor], is_of_corpus=True))
         for extractor, judge in judges.items()
     ]
 

@@ -33,6 +33,7 @@ def test_a_run_is_swept_over_guidance_and_scored_beside_the_corpus_itself(
         for name, score in row["scores"].items():
             assert score["low"] <= score["value"] <= score["high"], name
     real, drawn, _ = (row["scores"] for row in found["rows"])
+    assert real["nearest_distance"]["value"] > 0  # to another than itself
     assert real["frechet"]["value"] < drawn["frechet"]["value"]
     assert drawn.keys() == real.keys() >= {"kid", "mmd", "clip_similarity", "retrieval_at_1"}
     (digest,) = found["extractors"].values()
@@ -64,6 +65,8 @@ def test_a_set_of_pictures_is_scored_and_a_copy_of_the_corpus_is_found_out(
     values = {name: score["value"] for name, score in row["scores"].items()}
     assert values["frechet"] == pytest.approx(0, abs=1e-6)
     assert values["precision"] == values["recall"] == 1
+    assert values["near_share"] == 1
+    assert values["nearest_distance"] == pytest.approx(0, abs=1e-6)
     assert values["kid"] < 0  # unbiased, and the same pictures: below 0 by their own spread
     assert row["distance"] == "Frechet distance"
 

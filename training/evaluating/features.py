@@ -15,8 +15,8 @@ from torch import Tensor
 from infra.cluster import Workers, map_on_workers
 from infra.errors import ShortfallError
 from training.drawing.gpus import num_threads, with_gpus
-from training.evaluating.extractors import load_extractor
 from training.drawing.pictures import Chunk, read_pictures
+from training.evaluating.extractors import load_extractor
 
 
 @dataclass(frozen=True)

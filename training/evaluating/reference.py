@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from training.evaluating.features import Features, extract
 from training.drawing.pictures import among, choose, find_pictures
+from training.evaluating.features import Features, extract
 
 if TYPE_CHECKING:
     from training.evaluate import Config

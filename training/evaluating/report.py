@@ -10,9 +10,9 @@ from typing import Any
 
 from infra import storage
 from pipeline.pages.contact_sheet import contact_sheet
+from training.drawing.pictures import among, find_pictures, read_pictures
 from training.drawing.png import png_bytes
 from training.evaluating.bootstrap import Score
-from training.drawing.pictures import among, find_pictures, read_pictures
 from training.evaluating.scores import Scores
 from training.evaluating.tradeoff import Point, tradeoff_svg
 

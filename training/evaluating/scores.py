@@ -45,8 +45,9 @@ class Judge:
         self._own = nearest_other(corpus.images.to(device))
         self._near = near_distance(self._own)
 
-    def scores(self, drawn: Features) -> Scores:
-        """Alignment only where every picture has a caption, and captions a place."""
+    def scores(self, drawn: Features, *, is_of_corpus: bool = False) -> Scores:
+        """Alignment only where every picture has a caption, and captions a place. A picture
+        `is_of_corpus` is as near to it as to the nearest other one."""
         x = drawn.images.to(self._device).double()
         y = self.real.images.to(self._device).double()
         w_x = resamples(len(x), self._num_resamples, self._seed).to(self._device)
@@ -60,7 +61,7 @@ class Judge:
         }
         if self.real.texts is not None:  # unit rows
             found["mmd"] = mmd_score(x, y, gaussian(), (w_x, w_y), CMMD_SCALE)
-        distances = self._nearest(drawn)
+        distances = self._own_nearest(drawn) if is_of_corpus else self._nearest(drawn)
         found["nearest_distance"] = mean_score(distances, w_x)
         found["near_share"] = mean_score(distances < self._near, w_x)
         if drawn.texts is not None:
@@ -79,9 +80,11 @@ class Judge:
         return [(drawn.names[i], self.corpus.names[int(rows[i])]) for i in order]
 
     def _nearest(self, drawn: Features) -> Tensor:
-        """From each picture to the nearest of the corpus, `[n]`, were it of the corpus itself to
-        the nearest other one."""
-        if set(drawn.names) <= set(self.corpus.names):
-            place = {name: i for i, name in enumerate(self.corpus.names)}
-            return self._own[[place[name] for name in drawn.names]]
+        """From each picture to the nearest of the corpus, `[n]`."""
         return nearest(drawn.images.to(self._device), self.corpus.images.to(self._device))[0]
+
+    def _own_nearest(self, drawn: Features) -> Tensor:
+        place = {name: i for i, name in enumerate(self.corpus.names)}
+        if not all(name in place for name in drawn.names):  # nearest ones are looked for elsewhere
+            return self._nearest(drawn)
+        return self._own[[place[name] for name in drawn.names]]

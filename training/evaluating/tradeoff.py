@@ -94,7 +94,10 @@ def _point(point: Point, x: Axis, y: Axis, colour: str) -> list[str]:
         _line(x.at(point.x.low), at_y, x.at(point.x.high), at_y, colour, opacity=0.4),
         _line(at_x, y.at(point.y.low), at_x, y.at(point.y.high), colour, opacity=0.4),
         f'<circle cx="{at_x}" cy="{at_y}" r="4" fill="{colour}"/>',
-        _text(at_x + 7, at_y - 7, point.label),
+        # Towards the middle, for the picture has an edge.
+        _text(at_x - 7, at_y - 7, point.label, anchor="end")
+        if at_x > WIDTH * 0.75
+        else _text(at_x + 7, at_y - 7, point.label),
     ]
 
 
