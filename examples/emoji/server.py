@@ -2,8 +2,13 @@
 
 Reads pictures.zip and captions.csv beside this file. `write_list` makes the list of URLs and
 captions that `carrara download` reads, and a record of what was planted in it; `serve` answers.
+
+    python -m examples.emoji.server pairs.parquet --num-pictures 300 --port 8123
+
+writes a list and answers until it is stopped.
 """
 
+import argparse
 import csv
 import random
 import struct
@@ -15,7 +20,7 @@ from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -127,3 +132,19 @@ def _blank_png(side: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a list of emoji and serve what it names.")
+    parser.add_argument("list", type=Path, help="the parquet to write")
+    parser.add_argument("--num-pictures", type=int, help="none: all 1,911")
+    parser.add_argument("--port", type=int, default=8123)
+    arguments = parser.parse_args()
+    with serve(arguments.port) as base_url:
+        write_list(arguments.list, base_url, arguments.num_pictures)
+        print(f"{arguments.list}: pictures at {base_url}; stop with Ctrl-C", flush=True)
+        Event().wait()
+
+
+if __name__ == "__main__":
+    main()
