@@ -11,7 +11,7 @@ import socket
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
 from cyclopts import Parameter
@@ -166,8 +166,10 @@ def _run_on_ray(
                 assert attempt is not None
                 failed, cause = crew.retry(actor, attempt, error.cause), error.cause
             else:
-                crew.give(actor, 1 if attempt else ITEMS_QUEUED_A_WORKER)
-                if attempt is not None:
+                if attempt is None:
+                    crew.welcome(actor, result)
+                else:
+                    crew.give(actor)
                     num_left -= 1
                     yield Outcome(attempt.item, result, None)
                 continue
@@ -185,6 +187,9 @@ class _Attempt(Generic[Item]):
     item: Item
     num_failures: int = 0
     num_losses: int = 0
+    failed_on: set[str] = field(default_factory=set)
+    """Nodes: it is tried again on another while there is one. A disk that is full fails whatever
+    is tried there, and sooner than others succeed."""
 
     def is_final_failure(self, cause: BaseException, max_retries: int) -> bool:
         """After one more: what the user has to mend isn't tried again, what may pass is."""
@@ -218,6 +223,8 @@ class _Crew(Generic[Item, Result]):
         self._make, self._max_retries = make, workers.max_retries
         self._waiting = [_Attempt(item) for item in reversed(items)]
         self._actors: list[Any] = []
+        self._nodes: dict[Any, str] = {}
+        """Where the actors are that are there."""
         self._num_stillborn = 0
         self.in_flight: dict[Any, tuple[_Attempt[Item] | None, Any]] = {}
         """By what Ray will answer; an attempt is None where an actor was asked if it is there."""
@@ -228,10 +235,29 @@ class _Crew(Generic[Item, Result]):
         self._actors.append(actor)
         self.in_flight[actor.ready.remote()] = (None, actor)
 
+    def welcome(self, actor: Any, node: str) -> None:
+        self._nodes[actor] = node
+        self.give(actor, ITEMS_QUEUED_A_WORKER)
+
     def give(self, actor: Any, num: int = 1) -> None:
-        for _ in range(min(num, len(self._waiting))):
-            attempt = self._waiting.pop()
+        for _ in range(num):
+            attempt = self._next_for(self._nodes[actor])
+            if attempt is None:
+                return
             self.in_flight[actor.apply.remote(attempt.item)] = (attempt, actor)
+
+    def _next_for(self, node: str) -> _Attempt[Item] | None:
+        nodes = set(self._nodes.values())
+        for place in reversed(range(len(self._waiting))):
+            failed_on = self._waiting[place].failed_on
+            if node not in failed_on or nodes <= failed_on:
+                return self._waiting.pop(place)
+        return None
+
+    def _give_idle(self) -> None:
+        busy = {owner for _, owner in self.in_flight.values()}
+        for idle in [actor for actor in self._nodes if actor not in busy]:
+            self.give(idle)
 
     def retry(
         self, actor: Any, attempt: _Attempt[Item], cause: BaseException
@@ -239,8 +265,10 @@ class _Crew(Generic[Item, Result]):
         """After its item failed; returns it if that was the last time."""
         is_final = attempt.is_final_failure(cause, self._max_retries)
         if not is_final:
+            attempt.failed_on.add(self._nodes[actor])
             self._waiting.append(attempt)
         self.give(actor)
+        self._give_idle()
         return [attempt] if is_final else []
 
     def replace(
@@ -259,10 +287,9 @@ class _Crew(Generic[Item, Result]):
             if one is not None:
                 (final if one.is_final_loss() else self._waiting).append(one)
         self._actors.remove(actor)
+        self._nodes.pop(actor, None)
         ray.kill(actor)
-        busy = {owner for _, owner in self.in_flight.values()}
-        for idle in [other for other in self._actors if other not in busy]:
-            self.give(idle)
+        self._give_idle()
         self.hire()
         return final
 
@@ -280,8 +307,12 @@ class _Worker(Generic[Item, Result]):
         self._make = make
         self._function: Callable[[Item], Result] | None = None
 
-    def ready(self) -> None:
-        """Answered once the actor is there."""
+    def ready(self) -> str:
+        """Answered once the actor is there: on which node."""
+        import ray
+
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
 
     def apply(self, item: Item) -> Result:
         # Not in __init__: what fails there ends the actor and takes its message along.

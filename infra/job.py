@@ -57,8 +57,7 @@ class _Follower:
         """What Ray knows of the job; None: nothing (any more)."""
         while True:
             try:
-                client = await _in_time(self._client)
-                info = await _in_time(lambda: client.get_job_info(self._job))
+                info = await _in_time(lambda: self._client().get_job_info(self._job))
             except (OSError, TimeoutError) as error:
                 silent_s = time.monotonic() - self._heard_at
                 if silent_s > PATIENCE_S:

@@ -29,10 +29,10 @@ OTHER_STORE = (
 )
 
 Step = Callable[[str], str]
-"""Tries one thing in a folder; says how it went, raises _Wrong where it went otherwise."""
+"""Tries one thing in a folder; says how it went, raises _PromiseError where it went otherwise."""
 
 
-class _Wrong(Exception):
+class _PromiseError(Exception):
     """A promise that the store did not keep."""
 
 
@@ -56,7 +56,7 @@ def check(subject: Subject) -> Iterator[Finding]:
 def _tried(name: str, step: Step, folder: str) -> Finding:
     try:
         found = step(folder)
-    except _Wrong as wrong:
+    except _PromiseError as wrong:
         return broken(name, str(wrong), OTHER_STORE)
     except StorageError as error:
         what, _, advice = str(error).partition("; ")
@@ -161,7 +161,7 @@ def _seconds(act: Callable[[], object], num: int = 1) -> float:
 
 def _expect(found: object, expected: object, what: str) -> None:
     if found != expected:
-        raise _Wrong(f"{what}: {found!r}, expected {expected!r}")
+        raise _PromiseError(f"{what}: {found!r}, expected {expected!r}")
 
 
 def _tidy(folder: str) -> None:

@@ -1,4 +1,4 @@
-"""`carrara doctor --drill`: three Ray nodes are made, befallen by faults, and what came of it shown.
+"""`carrara doctor --drill`: three Ray nodes are made, faults befall them, all of it is told.
 
 Reads   this checkout, whose infra/submit.sh carries out the jobs
 Writes  a folder of logs

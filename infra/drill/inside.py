@@ -1,4 +1,4 @@
-"""The rehearsal itself, in namespaces of its own: jobs, each struck by a fault, and what came of it.
+"""The rehearsal itself, in namespaces of its own: jobs, each struck by a fault, and its outcome.
 
     unshare --net --mount --pid --fork --mount-proc python -m infra.drill.inside FOLDER CHAINS
 

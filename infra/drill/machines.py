@@ -69,6 +69,8 @@ class Machine:
         _ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
         _ip("-n", self.name, "link", "set", "eth0", "up")
         _ip("-n", self.name, "link", "set", "lo", "up")
+        # Leads nowhere, but Ray finds a machine's address by asking for a way out.
+        _ip("-n", self.name, "route", "add", "default", "via", OUTSIDE)
 
     def turn_on(self) -> None:
         assert not self.is_on
@@ -190,6 +192,8 @@ def environment_of_machines(folder: Path, s3_endpoint: str) -> dict[str, str]:
         "HOME": str(folder),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "LANG": "C.UTF-8",
+        # The machines know no names of each other, by which gloo would ask for their addresses.
+        "GLOO_SOCKET_IFNAME": "eth0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
         "AWS_ENDPOINT_URL": s3_endpoint,
