@@ -30,6 +30,9 @@ from infra.summary import Stopwatch, Summary
 NODE_TIMEOUT_S = 300.0
 """For all checks of one node, its worker's start included."""
 
+OF_SEVERAL_NODES = "infra.checks.hostname:check"
+"""A check that one machine alone has no need of."""
+
 Floors = Mapping[str, Sequence[str]]
 """Each floor's checks as "module:function", the lowest floor first."""
 
@@ -76,7 +79,7 @@ def run(
             nodes = {"": examine(names, subject)}
         else:
             nodes = _examine_nodes(config.workers, names, subject)
-    rows = [
+    rows: list[dict[str, object]] = [
         ({"node": node} if node else {})
         | {"check": one.check, "": one.state, "found": one.found, "what to do": one.advice}
         for node, (findings, _) in nodes.items()
@@ -130,6 +133,8 @@ def _examine_nodes(workers: Workers, names: Sequence[str], subject: Subject) -> 
     alive = [node for node in all_nodes if node["Alive"]]
     if not alive:
         raise ConfigError(f"workers.address {workers.address!r}: a cluster without any node")
+    if len(alive) > 1:
+        names = [*names, OF_SEVERAL_NODES]
     asked = {
         _name(node): ray.remote(examine)
         .options(

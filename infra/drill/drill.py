@@ -63,7 +63,9 @@ def rehearse(*, small: bool, folder: str | None) -> Summary:
         unit="faults",
         counts=dict(Counter(str(row["fault"]) for row in struck)),
         seconds=watch.seconds,
-        table=[{name: row[name] for name in row if name != "same"} for row in rows],
+        table=[
+            {name.replace("_", " "): row[name] for name in row if name != "same"} for row in rows
+        ],
         shortfall=shortfall,
     )
 

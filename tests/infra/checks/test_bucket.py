@@ -1,4 +1,4 @@
-"""A place is tried for what infra/storage.py stands on: a sound one passes, a lying one is found."""
+"""A place is tried for what storage stands on: a sound one passes, a lying one is found."""
 
 from collections.abc import Iterator
 from pathlib import Path

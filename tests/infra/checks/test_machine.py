@@ -1,4 +1,4 @@
-"""The machine's checks, where a driver is and torch knows nothing of it, and where disks are full."""
+"""The machine: a driver that torch knows nothing of, disks that are full, and what to do."""
 
 import os
 import shutil

@@ -1,0 +1,35 @@
+"""The rehearsal, small: three machines, five jobs, every fault; the same bytes in the end."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.drill.drill import SMALL, rehearse
+from infra.drill.faults import FAULTS
+from infra.drill.jobs import JOBS
+from infra.errors import ConfigError
+
+
+@pytest.mark.timeout(1500)
+def test_every_job_ends_as_if_nothing_had_befallen_it() -> None:
+    summary = rehearse(small=True, folder=None)
+    assert summary.shortfall == ""
+    struck = {row["job"]: row for row in summary.table if row["fault"] != "none"}
+    assert struck.keys() == set(JOBS)
+    assert {row["fault"] for row in struck.values()} == FAULTS.keys()
+    for row in struck.values():
+        assert row["machine"], row  # it was under way when it was struck
+        assert row["exit code"] == 0, row
+        assert str(row["outcome"]).endswith("files, the same"), row
+    assert struck["index"]["submitted"] == struck["sample"]["submitted"] == 2  # the head was lost
+
+
+def test_small_and_full_rehearse_every_fault_and_every_job() -> None:
+    assert {fault for _, fault in SMALL[0]} == FAULTS.keys()
+    assert [job for job, _ in SMALL[0]] == list(JOBS)
+
+
+def test_a_folder_that_holds_something_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(ConfigError, match="holds something"):
+        rehearse(small=True, folder=str(tmp_path))
