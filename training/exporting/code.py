@@ -25,7 +25,15 @@ def drawing_code() -> dict[str, str]:
     classes = {name for module in modules.values() for name in _imported(module, CONFIG)}
     config = [f"from .{_flat_name(SETTINGS)} import Settings", ""]
     config += [f"{name} = Settings" for name in sorted(classes)]
-    return files | {_file_name(CONFIG): "\n".join(config) + "\n"}
+    files[_file_name(CONFIG)] = "\n".join(config) + "\n"
+    files[_file_name(MODELING)] += _naming_all(names - {MODELING})
+    return files
+
+
+def _naming_all(modules: set[str]) -> str:
+    """diffusers copies those files alone that a model's own file imports."""
+    lines = [f"from .{_flat_name(module)} import __name__ as _  # noqa" for module in modules]
+    return "\n\n# So that diffusers brings all files along.\n" + "\n".join(sorted(lines)) + "\n"
 
 
 def source_of(module: str) -> str:

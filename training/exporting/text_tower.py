@@ -1,7 +1,6 @@
 """The frozen text tower that a Carrara run reads captions with: open_clip's, without its image
 tower, of which a stub is left. Needs open_clip_torch."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +8,9 @@ from torch import Tensor, nn
 
 
 class CarraraTextTower(nn.Module):
-    def __init__(self, model: Any, tokenizer: Any, folder: Path) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.folder = model, tokenizer, folder
+        self.model, self.tokenizer = model, tokenizer
 
     @classmethod
     def from_pretrained(cls, folder: str, **_: Any) -> "CarraraTextTower":
@@ -19,13 +18,7 @@ class CarraraTextTower(nn.Module):
 
         name = f"local-dir:{folder}"
         model = open_clip.create_model(name, weights_only=True, require_pretrained=True)
-        return cls(model.eval(), open_clip.get_tokenizer(name), Path(folder))
-
-    def save_pretrained(self, folder: str, **_: Any) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in self.folder.iterdir():
-            if file.is_file():
-                (Path(folder) / file.name).write_bytes(file.read_bytes())
+        return cls(model.eval(), open_clip.get_tokenizer(name))
 
     @property
     def device(self) -> torch.device:

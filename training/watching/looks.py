@@ -5,7 +5,7 @@ Writes  RUN/held_out.jsonl: step, loss, loss_by_t (ten equal parts of 0..T-1) on
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -25,6 +25,15 @@ def read_held_out(run: str) -> list[dict[str, Any]]:
     return read_lines(storage.join(run, "held_out.jsonl"))
 
 
+@dataclass(frozen=True)
+class Look:
+    figures: dict[str, Any]
+    """For the next line of metrics."""
+    by_t: dict[str, float]
+    """The held-out loss of every part of 0..T-1, to plot."""
+    grid: Grid | None
+
+
 class Looks:
     """The samples to look at are read at the first look, and kept."""
 
@@ -42,19 +51,23 @@ class Looks:
                 "that is kept from training; raise it for a held-out loss",
             )
 
-    def at(self, model: TrainedModel) -> tuple[dict[str, Any], Grid | None]:
-        """What is due at the model's step, for the next line of metrics."""
+    def at(self, model: TrainedModel) -> "Look":
+        """What is due at the model's step."""
         watch, step = self._config.watch, model.step
         figures: dict[str, Any] = {}
+        by_t: dict[str, float] = {}
         if self._held_out and watch.held_out_every and step % watch.held_out_every == 0:
-            figures |= self._losses(model)
+            line = self._losses(model)
+            figures = {f"held_out_{name}": line[name] for name in ("step", "loss")}
+            figures["seen_loss"] = line["seen_loss"]
+            by_t = {f"held_out_loss_t{i}": loss for i, loss in enumerate(line["loss_by_t"])}
         grid = None
         if watch.grid_every and step % watch.grid_every == 0:
             rows = make_rows(self._config, self._seen, self._held_out)
             if rows:
                 grid = publish_grid(model, rows, self._opened_finder())
                 figures |= {"grid_step": step, "grid_copies": grid.num_copies}
-        return figures, grid
+        return Look(figures, by_t, grid)
 
     def _losses(self, model: TrainedModel) -> dict[str, Any]:
         started, num = time.perf_counter(), self._config.watch.held_out_pictures
@@ -69,12 +82,7 @@ class Looks:
         }
         earlier = [one for one in read_held_out(self._config.run) if one["step"] < model.step]
         publish_lines(storage.join(self._config.run, "held_out.jsonl"), [*earlier, line])
-        by_t = {f"held_out_loss_t{i}": loss for i, loss in enumerate(held_out.loss_by_t)}
-        return {
-            "held_out_step": model.step,
-            "held_out_loss": held_out.loss,
-            "seen_loss": seen.loss,
-        } | by_t
+        return line
 
     def _opened_finder(self) -> "Finder | str":
         if self._finder is None:

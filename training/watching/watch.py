@@ -123,9 +123,9 @@ class Watch:
         if self._looks is None:
             self._looks = Looks(self.config, self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_half):
-            figures, grid = self._looks.at(model)
-        self._latest |= figures
+            look = self._looks.at(model)
+        self._latest |= look.figures
         for name in list(self._sinks):
-            self._tell(name, methodcaller("log", model.step, numbers(figures)))
-            if grid is not None:
-                self._tell(name, methodcaller("picture", model.step, "samples", grid.png))
+            self._tell(name, methodcaller("log", model.step, numbers(look.figures) | look.by_t))
+            if look.grid is not None:
+                self._tell(name, methodcaller("picture", model.step, "samples", look.grid.png))
