@@ -120,7 +120,7 @@ class ImageBasedSignal:
 
     @cached_property
     def _model(self) -> dict[str, np.ndarray]:
-        with np.load(io.BytesIO(storage.read_bytes(self._model_url))) as arrays:
+        with np.load(io.BytesIO(storage.read_bytes(self._model_url)), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in ("num_targets", "centroids")} | {
                 "targets": arrays["targets"].astype(np.float32)
             }

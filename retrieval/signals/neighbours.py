@@ -199,7 +199,9 @@ class NeighboursSignal:
     @cached_property
     def _embedded_examples(self) -> np.ndarray:
         """[m, d] float32"""
-        rows: np.ndarray = np.load(io.BytesIO(storage.read_bytes(self._examples_url)))
+        rows: np.ndarray = np.load(
+            io.BytesIO(storage.read_bytes(self._examples_url)), allow_pickle=False
+        )
         return rows.astype(np.float32)
 
     @property
