@@ -10,18 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from infra import storage
 from infra.cluster import Workers, connect
-from infra.errors import ConfigError, DamagedError, InputError
-from pipeline.corpus import Manifest, read_manifest, shard_url
-from training import loop
+from infra.errors import ConfigError, DamagedError
+from pipeline.corpus import Manifest, shard_url
+from retrieval.encoding.encoder import load_encoder
 from training.checkpoint import checkpoint_url, complete_steps, load
 from training.config import Config, UNetConfig
 from training.log import read_events, read_metrics
-from training.record import RunRecord
+from training.record import RunRecord, begin
 from training.train import run
 
 # Ray warns of its own settings while it is imported.
@@ -58,29 +56,18 @@ def long_config_of(config_of: Callable[..., Config]) -> Callable[..., Config]:
 
 @pytest.fixture(scope="module")
 def pair_run(
-    long_config_of: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+    long_config_of: Callable[..., Config],
+    train_in_processes: Callable[[list[list[Config]]], list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
     """A run by two processes of torch.distributed, without Ray."""
     folder = tmp_path_factory.mktemp("pair")
     pair, apart = (long_config_of(run=str(folder / name)) for name in ("pair", "apart"))
-    records = [record_of(config).model_dump_json() for config in (pair, apart)]
-    multiprocessing.spawn(one_of_two, (f"file://{folder}/rendezvous", records), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    (told, same) = train_in_processes([[pair, pair], [pair, apart]])
+    assert "InputError" in told
+    assert "the workers find different checkpoints there (of steps 60, 0)" in told
+    assert same == told.replace(pair.run, apart.run)
     return pair.run
-
-
-def one_of_two(rank: int, rendezvous: str, records: list[str]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    pair, apart = (RunRecord.model_validate_json(record) for record in records)
-    loop.train(pair)
-    with pytest.raises(InputError, match="the workers find different checkpoints there"):
-        loop.train(pair if rank == 0 else apart)
-    dist.destroy_process_group()
-
-
-def record_of(config: Config) -> RunRecord:
-    digest = read_manifest(config.root).digest
-    return RunRecord(config=config, corpus_digest=digest, encoder_digest="")
 
 
 def test_two_processes_train_as_one(
@@ -125,9 +112,37 @@ def kill_a_worker_after_a_checkpoint(run: str, killed: list[int]) -> None:
     while time.monotonic() < deadline and not killed:
         time.sleep(0.05)
         if complete_steps(run):
-            victim = read_events(run)[0]["pid"]
+            victim = read_events(run)[0]["workers"][0]["pid"]
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
+
+
+def test_storage_that_fails_for_a_while_costs_a_try_and_no_more(
+    tiny_config: Callable[..., Config], record_of: Callable[[Config], RunRecord]
+) -> None:
+    config = tiny_config(workers=Workers(num_workers=1))
+    digest = load_encoder(config.encoder).weights_digest
+    begin(record_of(config).model_copy(update={"encoder_digest": digest}))
+    obstacle = Path(config.run) / "checkpoints"
+    obstacle.write_text("a file where a folder should be")
+
+    def clear_at_the_second_try() -> None:
+        wait_until(lambda: len(read_events(config.run)) > 1)
+        obstacle.unlink()
+
+    clearing = threading.Thread(target=clear_at_the_second_try)
+    clearing.start()
+    run(config)
+    clearing.join()
+    assert [event["event"] for event in read_events(config.run)][:2] == ["start", "start"]
+    assert complete_steps(config.run) == [8, 12]
+    assert [line["step"] for line in read_metrics(config.run)] == [2, 4, 6, 8, 10, 12]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 240
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.002)
 
 
 def test_mistake_found_by_a_worker_ends_the_run_at_once(
