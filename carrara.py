@@ -87,6 +87,10 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
         "train": Stage("training.train", "Shards -> a text-to-image diffusion model, on Ray."),
         "sample": Stage("training.sample", "A trained model and captions -> pictures."),
         "evaluate": Stage("training.evaluate", "Score pictures, or a model's, against a corpus."),
+        "export": Stage("training.export", "A checkpoint -> a folder that diffusers loads."),
+        "verify-resume": Stage(
+            "training.verify_resume", "Kill short training runs: they must go on exactly.", False
+        ),
     },
     "Where it runs": {
         "plan": Stage("training.plan", "Hours, dollars, bytes before it runs; and after.", False),
@@ -165,7 +169,7 @@ def execute(
 
 def _home(config: StageConfig) -> str:
     places = config.model_dump(include={"root", "run"})
-    home: str = places.get("root") or places["run"]
+    home: str = places.get("run") or places["root"]
     return home
 
 

@@ -24,7 +24,7 @@ def test_the_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    for left in ("corpus/report.html", "samples.png", "cats.png", "curated/manifest.json"):
+    for left in ("run/metrics.jsonl", "samples.png", "cats.png", "curated/manifest.json"):
         assert (tmp_path / left).exists(), left
     told = re.findall(r"^```text\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
     for line in "".join(told).splitlines():
