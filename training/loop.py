@@ -47,6 +47,8 @@ def train(
     notices: Notices = no_notices,
 ) -> None:
     """Train to the record's last step. `on_log` is told every line of the metrics."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL talks
     trainer = Trainer(record, Worker.current(device), on_log, notices)
     with trainer.watch:
         trainer.resume()

@@ -7,6 +7,7 @@ torch's FSDP2 does it: the shards' rows one after another are the tensor.
 
 import contextlib
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -118,6 +119,8 @@ def shard(network: nn.Module, layout: Layout, device: torch.device) -> None:
         del sides["replica"]
     mesh = init_device_mesh(device.type, tuple(sides.values()), mesh_dim_names=tuple(sides))
     network.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
+    # Blocks of ours return views and nothing writes to them in place, which is what it warns of.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     for block in _blocks(network):
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)

@@ -8,7 +8,6 @@ sits that one out. What a phase raised of ours is written to PLAN.json.RANK.PHAS
 
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ from training.record import RunRecord
 
 def main(rank: int, plan: Path) -> None:
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     for number, phase in enumerate(json.loads(plan.read_text())):
         if rank >= phase["num_workers"]:
             continue
