@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 LINK_ROT_PER_MONTH = 0.01
 """Of LAION-5B's links about 1% died a month (docs/plan.md)."""
 MONTH_S = 30.44 * 86_400
+LEAST_SIMULATED = 0.05
+"""Goodput; playing through less takes ever longer."""
+MOST_INTERVALS = 20_000
+"""That are played through: more change nothing that is shown."""
 
 
 def young_interval_s(checkpoint_s: float, mean_between_losses_s: float) -> float:
@@ -106,10 +110,10 @@ class Losses:
         return goodput(self.work_s, self.save_s, self.restart_s, self.mean_between_s)
 
     def simulated(self, total_s: float, random: "Generator") -> float:
-        """Of one run of so much work."""
-        if math.isinf(self.mean_between_s):
+        """Of one run of so much work; where hardly anything is ever finished, as calculated."""
+        if math.isinf(self.mean_between_s) or self.goodput < LEAST_SIMULATED:
             return self.goodput
-        num = max(1, round(total_s / self.work_s))
+        num = min(max(1, round(total_s / self.work_s)), MOST_INTERVALS)
         return simulated_goodput(
             self.work_s, self.save_s, self.restart_s, self.mean_between_s, num, random
         )

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,12 +41,6 @@ STEP_S = 3.0
 """Of each measurement."""
 NUM_PHOTOS = 16
 ENCODE_BATCH = 32
-SHORT: dict[str, dict[str, Any]] = {
-    "cpu": {"size": "S", "image_size": 64, "batch_size": 2},
-    "cuda": {"batch_size": 64},
-}
-"""What is trained in place of the whole: on a CPU a step of a large network takes minutes, and a
-small one makes as many operations a second."""
 TEXT_WIDTH, NUM_TOKENS = 512, 32
 SERVER = "from http.server import *; import sys; ThreadingHTTPServer.request_queue_size = 128; "
 SERVER += "SimpleHTTPRequestHandler.log_message = lambda *a: None; "
@@ -73,7 +66,7 @@ def calibrate(encoder: str, train: Config, image_size: int, say: Callable[[str],
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encode_flops = _encode_flops(encoder, str(device))
     say(f"training {train.network}")
-    train_flops = _train_flops(train.model_copy(update=SHORT[device.type]), device)
+    train_flops = _train_flops(_short(train, device), device)
     return Rates(
         fetch_ms=fetch_ms,
         resize_ms=resize_ms,
@@ -212,6 +205,15 @@ def cost_of(name: str) -> EncoderCost:
         encoder.encode_texts(["cat"])
     num_tokens = 3  # start, word, end
     return EncoderCost(encoder.dim, image.get_total_flops(), text.get_total_flops() / num_tokens)
+
+
+def _short(config: Config, device: torch.device) -> Config:
+    """On a CPU a step of a large network takes minutes; a small one makes as many operations a
+    second."""
+    if device.type == "cuda":
+        return config.model_copy(update={"batch_size": 64})
+    places = {"root": config.root, "run": config.run}
+    return Config(**places, network=config.network, size="S", image_size=64, batch_size=2)
 
 
 def _calls_per_second(call: Callable[[], object], device: str) -> float:

@@ -44,6 +44,8 @@ precision (docs/index.md; the last an estimate). Above, nothing but all vectors 
 @dataclass(frozen=True)
 class Plan:
     work: Workload
+    links_alive: float
+    """When their turn comes."""
     fleet: Fleet
     encoder: EncoderCost
     stages: list[Estimate]
@@ -71,6 +73,7 @@ def make_plan(config: "Config", fleet: Fleet, rates: Rates, num_pairs: float) ->
     trained, interval_s, num_parameters, step = _trained(config, fleet, rates, work)
     return Plan(
         work=work,
+        links_alive=work.live_share / config.success_share,
         fleet=fleet,
         encoder=encoder,
         stages=[*stages, trained],

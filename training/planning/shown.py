@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infra.errors import ConfigError
+from infra.planning.failures import MONTH_S, simulated_live_share
 from infra.planning.fleet import Fleet, Store
 from infra.planning.rates import Rates
 from infra.planning.shown import (
@@ -24,6 +25,8 @@ from training.planning.making import Plan, make_plan
 if TYPE_CHECKING:
     from training.plan import Config
 
+SIMULATED_LINKS = 100_000
+
 
 def planned(config: "Config", fleet: Fleet, rates: Rates) -> Summary:
     """Raises ConfigError where nothing says how many pairs there are."""
@@ -34,6 +37,13 @@ def planned(config: "Config", fleet: Fleet, rates: Rates) -> Summary:
         num_pairs = float(sum(read_manifest(config.root).counts.values()))
     plan = make_plan(config, fleet, rates, num_pairs)
     random = np.random.default_rng(config.seed)
+    alive = simulated_live_share(
+        MONTH_S * config.age_months,
+        plan.stages[0].seconds,
+        config.link_rot_per_month,
+        SIMULATED_LINKS,
+        random,
+    )
     played = {one.stage: one.losses.simulated(one.undisturbed_s, random) for one in plan.stages}
     return Summary(
         stage="plan",
@@ -41,8 +51,8 @@ def planned(config: "Config", fleet: Fleet, rates: Rates) -> Summary:
         num_out=round(plan.work.num_pictures),
         unit="pairs",
         counts={"kept for training": round(plan.work.num_kept)},
-        outputs=_left_behind(config, plan),
-        details=_details(plan, played),
+        outputs={"pictures": _pictures(config, plan, alive), **_left_behind(config, plan)},
+        details={**_details(plan, played), "links_alive_simulated": alive},
         table=[*(_row(one, played[one.stage]) for one in plan.stages), _total(plan)],
     )
 
@@ -85,6 +95,14 @@ def _total(plan: Plan) -> dict[str, object]:
         "written": bytes_in_words(sum(one.written_bytes for one in demands)),
         "requests": count_in_words(sum(one.reads + one.writes for one in demands)),
     }
+
+
+def _pictures(config: "Config", plan: Plan, alive: float) -> str:
+    return (
+        f"{count_in_words(plan.work.num_pictures)}: of the links {plan.links_alive:.1%} are still "
+        f"alive when their turn comes (simulated {alive:.1%}), of those {config.success_share:.0%} "
+        "give a picture"
+    )
 
 
 def _left_behind(config: "Config", plan: Plan) -> dict[str, str]:
@@ -140,7 +158,7 @@ def _details(plan: Plan, played: dict[str, float]) -> dict[str, object]:
         "stages": stages,
         "index_kind": plan.index_kind,
         "index_bytes": plan.index_bytes,
-        "live_share": plan.work.live_share,
+        "links_alive": plan.links_alive,
         "num_parameters": plan.num_parameters,
         "checkpoint_interval_s": plan.checkpoint_interval_s,
         "step_s": plan.step.seconds,

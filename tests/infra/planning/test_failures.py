@@ -51,8 +51,9 @@ def test_without_losses_only_saving_costs() -> None:
     assert Losses(math.inf, 540, 60, 300).simulated(1e6, np.random.default_rng(0)) == 0.9
 
 
-def test_an_interval_that_is_never_finished_gives_nothing() -> None:
+def test_an_interval_that_is_never_finished_gives_nothing_and_is_not_played_through() -> None:
     assert goodput(1e6, 0, 0, 10) == 0
+    assert Losses(10, 1e6, 0, 0).simulated(1e6, np.random.default_rng(0)) == 0
 
 
 def test_links_die_link_by_link_as_the_closed_form_says() -> None:

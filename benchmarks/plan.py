@@ -1,0 +1,193 @@
+"""`carrara plan` against published runs: what it would have said, and by how much it errs.
+
+    python -m benchmarks.plan
+
+Every row but those marked "fitted" is of a run that no default rate was taken from. Seconds, no GPU
+and no network; needs diffusers for the shape of Stable Diffusion 2's U-Net.
+
+Sources. LAION-5B (Schuhmann et al. 2022, and laion.ai/blog/laion-5b): 5.85 G pairs at 9,500/s on
+10 machines of 16 cores; 9 TB of ViT-L/14 embeddings; 312 pictures/s of ViT-L/14 and 1,800 to 2,500
+of ViT-B/32 on an A100, the latter also clip-retrieval's README. img2dataset's README: 1,350/s on 16
+cores. MosaicML ("Training Stable Diffusion from scratch for <$50k", 2023): 1,100 pictures/s at
+256 px on 8 A100 and 11,600 on 128, 290 and 4,590 at 512 px; $47.7k. Anyscale ("Reducing the cost of
+pre-training Stable Diffusion by 3.7x", 2024): 13,165 A100-hours. Both followed the recipe of
+stabilityai/stable-diffusion-2-base's model card: 550k steps at 256 px, 850k at 512, of 2,048.
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from infra.planning.encoders import encoder_cost
+from infra.planning.fleet import Fleet, Machine
+from infra.planning.rates import Rates
+from infra.planning.scaling import step_of
+from infra.planning.stages import download_demand, embed_demand, estimate
+from infra.planning.workload import Workload
+from infra.summary import Summary, print_summary
+
+LAION_PAIRS = 5.85e9
+IMG2DATASET = Rates(fetch_ms=4.0, resize_ms=7.1)
+"""90 attempts a second and core, measured with photos of 180 KB on docs/download.md's machine: 11
+ms, of which decoding, resizing and encoding with OpenCV take some 7."""
+CAPTION_TOKENS = 77
+"""clip-retrieval computes all of them."""
+SD2_PARAMETERS = 866e6
+SD2_BATCH = 2048
+SD2_STEPS = {256: 550_000, 512: 850_000}
+DOLLARS_PER_A100_HOUR = 2.0
+"""MosaicML's price: $47.7k were 23,835 hours."""
+
+
+@dataclass(frozen=True)
+class Row:
+    run: str
+    what: str
+    published: float
+    predicted: float
+    fitted: bool = False
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.published - 1
+
+
+def main() -> None:
+    rows = [*laion_download(), *laion_embedding(), *mosaic_throughput(), *stable_diffusion_2()]
+    table: list[dict[str, object]] = [
+        {
+            "run": row.run,
+            "what": row.what,
+            "published": f"{row.published:,.5g}",
+            "predicted": f"{row.predicted:,.5g}",
+            "error": f"{row.error:+.0%}" + (" (fitted)" if row.fitted else ""),
+        }
+        for row in rows
+    ]
+    print_summary(
+        Summary(stage="plan", num_in=len(rows), num_out=len(rows), unit="figures", table=table),
+        as_json="--json" in sys.argv,
+    )
+
+
+def laion_download() -> list[Row]:
+    return [
+        Row("LAION-5B", "pairs/s on 10 x 16 cores", 9500, _pairs_per_s(10)),
+        Row("img2dataset", "pairs/s on 16 cores", 1350, _pairs_per_s(1)),
+    ]
+
+
+def _pairs_per_s(num_machines: int) -> float:
+    machine = Machine(count=num_machines, cores=16, memory_gb=32, network_gbps=10)
+    work = _laion()
+    demand = download_demand(work, IMG2DATASET)
+    return work.num_pairs / estimate("download", demand, _fleet(machine), IMG2DATASET).seconds
+
+
+def laion_embedding() -> list[Row]:
+    large = encoder_cost("ViT-L-14")
+    assert large is not None
+    bytes_of_pictures = _laion().num_pairs * 2 * large.dim
+    return [
+        Row("LAION-5B", "TB of embeddings, ViT-L/14", 9, bytes_of_pictures / 1e12),
+        Row("LAION-5B", "pictures/s of ViT-L/14 on an A100", 312, _encoded_per_s("ViT-L-14")),
+        Row(
+            "clip-retrieval", "pictures/s of ViT-B/32 on an A100", 2500, _encoded_per_s("ViT-B-32")
+        ),
+    ]
+
+
+def _encoded_per_s(encoder: str) -> float:
+    machine = _a100s(1, gpus=1)
+    cost = encoder_cost(encoder)
+    assert cost is not None
+    work, rates = _laion(), Rates()
+    demand = embed_demand(work, rates, machine, cost.flops(CAPTION_TOKENS), cost.dim)
+    return work.num_pictures / estimate("embed", demand, _fleet(machine), rates).seconds
+
+
+def mosaic_throughput() -> list[Row]:
+    """With communication in full, and all of it hidden: what is published lies between."""
+    published = {(256, 1): 1100, (256, 16): 11_600, (512, 1): 290, (512, 16): 4590}
+    rows = []
+    for (side, num_machines), per_s in published.items():
+        for overlap in (0.0, 1.0):
+            what = f"pictures/s, {side} px, {8 * num_machines} A100, overlap {overlap:g}"
+            predicted = _trained_per_s(side, num_machines, overlap)
+            fitted = (side, num_machines) == (512, 16)
+            rows.append(Row("MosaicML SD2", what, per_s, predicted, fitted))
+    return rows
+
+
+def stable_diffusion_2() -> list[Row]:
+    hours = sum(
+        128 * num_steps * SD2_BATCH / _trained_per_s(side, 16, 0.0) / 3600
+        for side, num_steps in SD2_STEPS.items()
+    )
+    return [
+        Row("Anyscale SD2", "A100-hours", 13_165, hours),
+        Row("MosaicML SD2", "dollars", 47_700, hours * DOLLARS_PER_A100_HOUR),
+    ]
+
+
+def _trained_per_s(side: int, num_machines: int, overlap: float) -> float:
+    machine, rates = _a100s(num_machines), Rates()
+    flops_per_device = machine.peak_flops * rates.train_mfu
+    gradient_bytes = 4 * SD2_PARAMETERS
+    step = step_of(
+        machine,
+        num_machines,
+        sd2_training_flops(side),
+        SD2_BATCH,
+        gradient_bytes,
+        flops_per_device,
+        overlap,
+    )
+    return SD2_BATCH / step.seconds
+
+
+@cache
+def sd2_training_flops(side: int) -> float:
+    """Three times a forward pass of its U-Net, counted on the shapes alone."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            attention_head_dim=(5, 10, 20, 20),
+            cross_attention_dim=1024,
+            use_linear_projection=True,
+        )
+        latents, text = torch.empty(1, 4, side // 8, side // 8), torch.empty(1, 77, 1024)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            unet(latents, torch.zeros(1), text)
+    num_parameters = sum(parameter.numel() for parameter in unet.parameters())
+    assert abs(num_parameters / SD2_PARAMETERS - 1) < 0.01
+    return 3.0 * float(counter.get_total_flops())
+
+
+def _laion() -> Workload:
+    return Workload(
+        num_pairs=LAION_PAIRS,
+        live_share=1.0,
+        image_size=256,
+        fetched_bytes=180e3,
+        samples_per_shard=10_000,
+        kept_share=1.0,
+    )
+
+
+def _a100s(count: int, gpus: int = 8) -> Machine:
+    """With eight NICs of 200 gigabits a second, as MosaicML's."""
+    return Machine(count=count, cores=96, memory_gb=1000, network_gbps=1600, gpus=gpus, gpu="A100")
+
+
+def _fleet(machine: Machine) -> Fleet:
+    return Fleet(machines={"machine": machine})
+
+
+if __name__ == "__main__":
+    main()
