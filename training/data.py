@@ -123,6 +123,7 @@ class SampleStream:
         self._decoders = ThreadPoolExecutor(settings.num_decoders, thread_name_prefix="decode")
         self._lock = threading.RLock()
         self._looked = time.monotonic()
+        self._followed = self.digests
         self._pins = settings.device.startswith("cuda")
 
     @property
@@ -178,9 +179,12 @@ class SampleStream:
         """Leave out from now on what was taken down; says whether there was anything new."""
         with self._lock:
             self._looked = time.monotonic()
-            changes = [catalogue.refresh() for catalogue in self.catalogues]
-            is_new = any(changes)
+            for catalogue in self.catalogues:
+                catalogue.refresh()
+            # A reader may have found it first.
+            is_new = self.digests != self._followed
             if is_new:
+                self._followed = self.digests
                 self.plan.forget()
                 self.reader.forget()
             return is_new

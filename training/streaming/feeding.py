@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from infra.errors import ShortfallError
-from training.streaming.process import Answer, Job, Request
+from training.streaming.parts import Answer, Job, Request
 
 if TYPE_CHECKING:
     from training.data import Batch, SampleStream, StreamSettings

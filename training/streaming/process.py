@@ -7,7 +7,6 @@ Writes  pixels into memory that it shares with the training process
 """
 
 import sys
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.resource_tracker import unregister
 from multiprocessing.shared_memory import SharedMemory
@@ -16,42 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infra.errors import CarraraError
+from training.streaming.parts import Answer, Job, Request
 
 if TYPE_CHECKING:
-    from training.data import StreamSettings
     from training.streaming.pixels import Pixels
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a process does until the socket is closed."""
-
-    settings: "StreamSettings"
-    positions: range
-    memory: str
-    """Name of the shared memory."""
-    slot_bytes: int
-    """Room for the pixels of a batch."""
-
-
-@dataclass(frozen=True)
-class Request:
-    number: int
-    step: int
-    slot: int
-    offset: int
-    """Bytes of the slot that come before these positions, for one picture of the step's shape."""
-    follow: bool
-    """Look first whether something was taken down."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    number: int
-    uids: list[str]
-    captions: list[str]
-    shape: tuple[int, ...] = ()
-    error: CarraraError | None = None
 
 
 def main() -> None:
