@@ -102,6 +102,11 @@ def _processes(name: bytes) -> list[int]:
     return sorted(process for process in found if is_own(process))
 
 
+@pytest.fixture
+def free_ports() -> Callable[[int], list[int]]:
+    return _free_ports
+
+
 def _free_ports(num: int) -> list[int]:
     """Ports that are free, and whose gRPC twins 10,000 above are free too, as SeaweedFS needs."""
     found: list[int] = []
