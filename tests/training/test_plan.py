@@ -122,13 +122,13 @@ def test_calibration_wants_a_place_for_what_it_finds() -> None:
 
 
 def test_calibrated_rates_are_saved_and_used(
-    tmp_path: Path, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from training.planning import calibration
 
     monkeypatch.setattr(calibration, "STEP_S", 0.05)
     file = str(tmp_path / "rates.toml")
-    planned(calibrate=True, rates=file, encoder=tiny_encoder)
+    planned(calibrate=True, rates=file, encoder="Carrara-S/emoji_clipart")
     measured = read_rates(file)
     assert measured.machine != Rates().machine
     for name in ("fetch_ms", "resize_ms", "write_ms", "decode_ms", "train_core_gflops"):
