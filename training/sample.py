@@ -17,7 +17,7 @@ from pydantic import Field
 
 from infra import storage
 from infra.cluster import Workers
-from infra.config import EXECUTION_ONLY, POSITIONAL, Place
+from infra.config import EXECUTION_ONLY, POSITIONAL, Place, digest_of
 from infra.errors import ConfigError, InputError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
@@ -111,14 +111,18 @@ def run(config: Config) -> Summary:
 
 def make_request(config: Config) -> "Request":
     """With the newest checkpoint and the model's own number of steps where none is named."""
+    from training import checkpoint
     from training.drawing.request import Request
     from training.model import chosen_step
     from training.record import read_record
 
     trained = read_record(config.run).config
+    step = chosen_step(config.run, config.checkpoint)
+    files = checkpoint.load(config.run, step, ()).manifest.sha256
     return Request(
         run=config.run,
-        checkpoint=chosen_step(config.run, config.checkpoint),
+        checkpoint=step,
+        weights=digest_of({name: one for name, one in files.items() if name.startswith("ema")}),
         sampler=config.sampler,
         num_steps=config.num_steps or trained.num_timesteps,
         guidance_scale=config.guidance_scale,

@@ -17,13 +17,22 @@ from training.samplers import SAMPLERS
 CAPTIONS = ["red heart", "a cat"]
 
 
-@pytest.fixture(scope="module")
-def model(trained_run: str) -> TrainedModel:
-    return load_model(trained_run, device="cpu")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def model(trained_run: str, request: pytest.FixtureRequest) -> TrainedModel:
+    return load_model(trained_run, device=request.param)
 
 
 def pictures(model: TrainedModel, **changes: Any) -> Tensor:
-    settings: dict[str, Any] = {"run": "", "checkpoint": 12, "sampler": "ddim", "num_steps": 4}
+    settings: dict[str, Any] = {
+        "run": "",
+        "weights": "",
+        "checkpoint": 12,
+        "sampler": "ddim",
+        "num_steps": 4,
+    }
     settings |= {"guidance_scale": 3.0, "negative": "", "rescale": 0.0, "seed": 0}
     settings |= {"batch_size": 8, "device": "cpu"}
     return draw(model, Request(**(settings | changes)), CAPTIONS)

@@ -22,6 +22,8 @@ class Request:
     run: str
     checkpoint: int
     """Its step."""
+    weights: str
+    """16 hex digits that name its averaged weights, wherever they lie."""
     sampler: str
     num_steps: int
     guidance_scale: float
@@ -39,14 +41,16 @@ class Request:
     augmentation: float = 0.0
 
     def about(self) -> dict[str, Any]:
-        """What decides the pictures, for their text."""
-        names = ["run", "checkpoint", "sampler", "num_steps", "guidance_scale", "negative"]
+        """What decides the pictures, for their text: of RUN its name alone, for they are shown
+        around."""
+        names = ["checkpoint", "weights", "sampler", "num_steps", "guidance_scale", "negative"]
         names += ["rescale", "seed"]
         if self.init_image is not None:
             names += ["strength", "num_resamples"]
         if self.augmentation:
             names += ["augmentation"]
-        return {name: getattr(self, name) for name in names}
+        run = self.run.rstrip("/").rpartition("/")[2]
+        return {"run": run} | {name: getattr(self, name) for name in names}
 
     def beginning(self, size: int) -> "Beginning | None":
         """The picture to begin from, if any, cut to the model's size as training cuts its own."""

@@ -35,7 +35,6 @@ from pipeline.corpus import (
     write_shard,
 )
 from pipeline.sample import Sample, sample_uid
-from training import checkpoint
 from training.drawing.gpus import num_threads, with_gpus
 from training.drawing.png import png_bytes
 from training.drawing.request import Request, draw
@@ -85,16 +84,15 @@ class PictureSet:
     def stamp(self) -> Stamp:
         """What the set follows from: weights, captions, pictures begun from, settings."""
         request = self.request
-        weights = checkpoint.load(request.run, request.checkpoint, ()).manifest.sha256
         files = [data for data in (request.init_image, request.mask) if data is not None]
         if self.wanted.small is not None:
             files.append(self.wanted.small.tobytes())
         begun_from = [hashlib.sha256(data).hexdigest() for data in files]
         settings = request.about() | {"layout": self.layout, "samples_per_shard": self.chunk_size}
-        del settings["run"]
+        del settings["run"]  # another name, the same pictures
         return Stamp(
             stage="sample",
-            input_digest=digest_of([weights, list(self.wanted.captions), begun_from]),
+            input_digest=digest_of([request.weights, list(self.wanted.captions), begun_from]),
             config_digest=digest_of(settings),
             config=settings,
         )

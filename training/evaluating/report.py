@@ -43,7 +43,7 @@ class Row:
         }
 
     def shown(self) -> dict[str, object]:
-        """For the terminal: values with their intervals."""
+        """For the terminal."""
         shown = {name: _shown(self.scores[name]) for name in COLUMNS if name in self.scores}
         return {
             "pictures": self.pictures,
@@ -118,7 +118,8 @@ def _curve(extractor: str, drawn: Sequence[Row], rows: Sequence[Row]) -> str:
 
 
 def _shown(score: Score) -> str:
-    return f"{_number(score.value)} ({_number(score.low)} to {_number(score.high)})"
+    """With half the interval's width, for a table that fits the terminal."""
+    return f"{_number(score.value)} \N{PLUS-MINUS SIGN} {_number((score.high - score.low) / 2)}"
 
 
 def _number(value: float) -> str:

@@ -48,6 +48,7 @@ def test_shards_are_a_corpus_whose_pictures_say_what_they_are(
     about = Image.open(io.BytesIO(samples[4].image)).info
     assert (about["caption"], about["number"], about["seed"]) == ("a cat", "4", "7")
     assert (about["checkpoint"], about["guidance_scale"]) == ("12", "3.0")
+    assert (about["run"], len(about["weights"])) == ("run", 16)  # no path of this machine
     rows = read_rows(str(tmp_path / "set"), manifest.shards[1]).to_pylist()
     assert [row["number"] for row in rows] == [4, 5, 6, 7]
     with (tmp_path / "set" / "shards" / "00001.tar").open("rb") as tar:
