@@ -92,7 +92,7 @@ class UViT(Backbone):
 
     def _transformed(self, x: Tensor, condition: Condition) -> Tensor:
         h = x.flatten(2).transpose(1, 2)  # [B, N, W]
-        h = h + position_embedding(x.shape[2], x.shape[3], x.shape[1], x.device)
+        h = h + position_embedding(x.shape[2], x.shape[3], x.shape[1], x.device).to(x.dtype)
         for layer in self.layers:
             h = self.run(layer, h, condition)
         return x + h.transpose(1, 2).reshape(x.shape)
@@ -107,7 +107,6 @@ class TransformerLayer(nn.Module):
         self.modulation = zeroed(nn.Linear(width, 6 * width))
         self.norm_self = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = nn.Linear(width, 3 * width)
-        self.norm_query, self.norm_key = nn.RMSNorm(head_width), nn.RMSNorm(head_width)
         self.out_self = nn.Linear(width, width)
         self.norm_text = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
@@ -126,16 +125,16 @@ class TransformerLayer(nn.Module):
         modulation = self.modulation(condition.embedding)[:, None].chunk(6, dim=2)
         scale_self, shift_self, gate_self, scale_mlp, shift_mlp, gate_mlp = modulation
         q, k, v = self.qkv(_modulated(self.norm_self(h), scale_self, shift_self)).chunk(3, dim=2)
-        q, k = self._per_head(self.norm_query, q), self._per_head(self.norm_key, k)
+        q, k = self._of_unit_scale(q), self._of_unit_scale(k)
         h = h + gate_self * self.out_self(self.attention(q, k, v))
         q, (k, v) = self.query(self.norm_text(h)), self.key_value(condition.text).chunk(2, dim=2)
         h = h + self.out_text(self.attention(q, k, v, condition.mask))
         out: Tensor = h + gate_mlp * self.mlp(_modulated(self.norm_mlp(h), scale_mlp, shift_mlp))
         return out
 
-    def _per_head(self, norm: nn.Module, x: Tensor) -> Tensor:
-        normed: Tensor = norm(in_heads(x, self.attention.num_heads))
-        return normed.to(x.dtype).flatten(2)
+    def _of_unit_scale(self, x: Tensor) -> Tensor:
+        heads = in_heads(x, self.attention.num_heads)
+        return F.rms_norm(heads, heads.shape[-1:]).to(x.dtype).flatten(2)
 
 
 class Grow(nn.Module):

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from retrieval.encoding.encoder import load_encoder
-from training.text import CaptionEncoder
+from training.config import TextConfig
+from training.text import CaptionEncoder, CaptionTokens
+from training.text_transformer import TextTransformer
 
 
 @pytest.fixture
@@ -30,3 +32,24 @@ def test_memory_and_tower_agree(captions: CaptionEncoder) -> None:
     remembered, same_mask = captions.encode(["cat", "red heart"])
     torch.testing.assert_close(remembered, fresh, atol=2e-3, rtol=2e-3)
     assert torch.equal(mask, same_mask)
+
+
+def test_tokens_of_a_trained_reader_end_where_the_caption_ends() -> None:
+    captions = CaptionTokens(width=16, context_length=8, device=torch.device("cpu"))
+    ids, mask = captions.encode(["cat", "a cat in the snow", "one two three four five six seven"])
+    assert ids.shape == mask.shape == (3, 8)
+    assert mask.sum(1).tolist() == [3, 7, 8]
+    assert ids.dtype == torch.int64
+    assert captions.encode(["cat"])[0].shape == (1, 3)
+
+
+def test_trained_reader_sees_all_tokens_of_its_caption_and_no_padding() -> None:
+    torch.manual_seed(0)
+    reader = TextTransformer(TextConfig(width=16, num_layers=2, num_heads=2, context_length=8))
+    ids, mask = CaptionTokens(16, 8, torch.device("cpu")).encode(["red cat", "a cat in the snow"])
+    states = reader(ids, mask)
+    torch.testing.assert_close(reader(ids[:1, :4], mask[:1, :4]), states[:1, :4])
+    changed = ids.clone()
+    changed[0, 2] = 7  # a later token, seen by an earlier one
+    assert (reader(changed, mask)[0, 1] - states[0, 1]).abs().max() > 1e-4
+    assert reader(ids, torch.zeros_like(mask)).isfinite().all()

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from infra.errors import ConfigError
 from training.config import UNetConfig
-from training.layers import timestep_embedding
 from training.unet import UNet
 
 TINY = UNetConfig(
@@ -89,11 +88,6 @@ def test_paper_network_has_the_papers_size() -> None:
     # Ho et al. 2020 state 35.7M for CIFAR-10; text attention and modulation come on top.
     unet = UNet(UNetConfig(), image_size=32, text_width=512)
     assert 36e6 < unet.num_parameters < 50e6
-
-
-def test_timestep_embedding_tells_neighbours_apart() -> None:
-    embedding = timestep_embedding(torch.arange(1000), 64)
-    assert torch.pdist(embedding).min() > 0.1
 
 
 def test_picture_size_that_does_not_halve_is_named() -> None:
