@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
   && command -v $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo demo-fast test tools lint install clean
+.PHONY: demo demo-fast test tools lint install lock sbom audit site clean
 
 demo: install
 	$(BIN)/carrara demo
@@ -27,13 +27,32 @@ lint: install
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "carrara needs Python 3.11, 3.12 or 3.13 (found: \
 	$$(python3 --version 2>&1)); install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@echo "Setting up .venv with $(PYTHON) (about 7 GB with torch; once)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	@rm -rf .venv/lib/python*/site-packages/tests  # torch-fidelity's, which would hide ours
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# What pyproject.toml asks for, resolved for every Python that is supported, each file with its hash.
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11.5 \
+	  --generate-hashes --no-header --quiet --output-file requirements.lock
+	{ echo "# What was tested, without hashes: pip install -c constraints.txt carrara"; \
+	  sed -nE 's/^([A-Za-z][^ ]*==[^ ]+)( ;.*)? \\$$/\1\2/p' requirements.lock; } > constraints.txt
+
+sbom: install
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-file sbom.json requirements.lock
+
+# Known vulnerabilities of what is locked; asks a service, and says so where it can't be reached.
+audit: install
+	@$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+site: install
+	$(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf .venv demo demo-fast
+	rm -rf .venv demo demo-fast site

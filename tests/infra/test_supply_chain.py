@@ -1,10 +1,14 @@
 """Data is never code, and what is installed is what was locked."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 FLOORS = ("infra", "pipeline", "retrieval", "training")
@@ -37,6 +41,23 @@ def wrong_calls(code: str) -> Iterator[str]:
             is_wrong = name in NEVER or name.rpartition(".")[2] in UNPACKS
             if is_wrong or (setting and given.get(setting) != str(value)):
                 yield f"line {node.lineno}: {name}"
+
+
+def test_all_that_is_asked_for_is_locked_with_hashes_and_pinned_without() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    entries = re.findall(r"^(\S+==\S+)( ;.*?)? \\\n((?: {4}--hash=.*\n)+)", lock, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^\S", lock, re.MULTILINE))
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()[1:]
+    assert pinned == [f"{name}{marker}" for name, marker, _ in entries]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    asked = [Requirement(line) for lines in (project["dependencies"], *extras) for line in lines]
+    versions = dict(entry.split("==") for entry, _, _ in entries)
+    for requirement in asked:
+        name = canonicalize_name(requirement.name)
+        if name != "carrara":
+            assert versions[name] in requirement.specifier, requirement
+    assert "://" not in lock  # no address of an index
 
 
 def test_nothing_that_is_read_is_run_or_unpacked_to_disk() -> None:
