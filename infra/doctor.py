@@ -79,12 +79,7 @@ def run(
             nodes = {"": examine(names, subject)}
         else:
             nodes = _examine_nodes(config.workers, names, subject)
-    rows: list[dict[str, object]] = [
-        ({"node": node} if node else {})
-        | {"check": one.check, "": one.state, "found": one.found, "what to do": one.advice}
-        for node, (findings, _) in nodes.items()
-        for one in findings
-    ]
+    rows = [_row(node, one) for node, (found, _) in nodes.items() for one in found]
     counts = Counter(str(row[""]) for row in rows)
     return Summary(
         stage="doctor",
@@ -97,6 +92,12 @@ def run(
         table=rows,
         shortfall=_shortfall(rows),
     )
+
+
+def _row(node: str, finding: Finding) -> dict[str, object]:
+    row: dict[str, object] = {"node": node} if node else {}
+    row |= {"check": finding.check, "": finding.state, "found": finding.found}
+    return row | {"what to do": finding.advice}
 
 
 def _shortfall(rows: Sequence[Mapping[str, object]]) -> str:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 def main() -> None:
     (job,) = sys.argv[1:]
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # Ray's client tells of every connection it closes
     sys.exit(asyncio.run(_Follower(job).follow()))
 
 

@@ -53,6 +53,11 @@ def test_a_submitted_training_succeeds(cluster: str, tmp_path: Path, small_corpu
     assert storage.list_names(str(run / "checkpoints"))
     assert (run / "metrics.jsonl").read_text().count("\n") == 6
 
+    # The command's own exit code comes back, not that of `ray job submit`.
+    mistaken = submit(cluster, tmp_path, "verify", str(tmp_path / "nowhere"))
+    assert mistaken.returncode == 2, mistaken.stdout[-3000:] + mistaken.stderr[-3000:]
+    assert "no corpus here" in mistaken.stdout
+
 
 def submit(cluster: str, home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     """Runs infra/submit.sh; a cluster just started takes a moment until it can take jobs."""

@@ -65,10 +65,11 @@ def main() -> None:
         environment = environment_of_machines(folder, endpoint)
         os.environ.update(environment)
         machines = make_machines(folder, NUM_MACHINES, environment)
-        for machine in machines:
-            machine.turn_on()
+        # One after the other: a Ray that does not start within 30 s gives up and starts anew.
         _make_bucket()
-        _wait_for_all(machines)
+        for num, machine in enumerate(machines, 1):
+            machine.turn_on()
+            _wait_for(machines[:num])
         _rehearse(folder, machines, chains)
 
 
@@ -81,7 +82,7 @@ def _rehearse(folder: Path, machines: Sequence[Machine], chains: list[list[list[
         place = Place(BUCKET, f"chain{number}")
         for job, fault in chain:
             _tell(_carry_out(folder, machines, place, job, fault, undisturbed))
-            _wait_for_all(machines)
+            _wait_for(machines)
 
 
 def _make_bucket() -> None:
@@ -179,8 +180,8 @@ def _wait_until_under_way(
     return False
 
 
-def _wait_for_all(machines: Sequence[Machine]) -> None:
-    """Until Ray's head knows all machines as alive."""
+def _wait_for(machines: Sequence[Machine]) -> None:
+    """Until Ray's head knows these machines, it among them, as alive."""
     from ray.util.state import list_nodes
 
     deadline = time.monotonic() + START_TIMEOUT_S

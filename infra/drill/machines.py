@@ -35,6 +35,8 @@ NOTICED_AFTER = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
 }
+CODE_KEPT_S = {"RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "600"}
+"""The head forgets a job's uploaded code after 30 s, which a busy machine needs to start it."""
 """Ray holds a silent machine for lost after about a minute; for the rehearsal, after seconds."""
 
 
@@ -85,6 +87,7 @@ class Machine:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                start_new_session=True,  # its share of the processor is its own, too
             )
 
     def lose_power(self) -> None:
@@ -169,7 +172,7 @@ def make_machines(folder: Path, num: int, environment: dict[str, str]) -> list[M
     machines = []
     for i in range(num):
         name = f"node{i}"
-        theirs = environment | NOTICED_AFTER
+        theirs = environment | NOTICED_AFTER | CODE_KEPT_S
         if i == 0:
             # On a disk that outlives the machine; without, the head comes back knowing nothing.
             theirs |= {

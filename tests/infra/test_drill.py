@@ -21,7 +21,8 @@ def test_every_job_ends_as_if_nothing_had_befallen_it() -> None:
         assert row["machine"], row  # it was under way when it was struck
         assert row["exit code"] == 0, row
         assert str(row["outcome"]).endswith("files, the same"), row
-    assert struck["index"]["submitted"] == struck["sample"]["submitted"] == 2  # the head was lost
+    for job in ("index", "sample"):  # with the head their driver was lost
+        assert int(str(struck[job]["submitted"])) >= 2, struck[job]
 
 
 def test_small_and_full_rehearse_every_fault_and_every_job() -> None:
