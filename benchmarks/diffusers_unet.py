@@ -8,6 +8,7 @@ fused AdamW, the average over all weights at once (foreach), pictures and captio
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,10 +47,13 @@ class DiffusersTrainer:
         self._settings, self._device = settings, device
         torch.manual_seed(config.seed)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model = make_unet(config, channels, captions.width).to(device, memory_format=layout)
+        self.model = make_unet(config, channels, captions.width)
+        self.model.to(device, memory_format=layout)
         self._layout = layout
         self._network = torch.compile(self.model) if settings.compiled else self.model
-        self._noise = DDPMScheduler(config.num_timesteps, beta_schedule="squaredcos_cap_v2")
+        self._noise: Any = DDPMScheduler(  # type: ignore[no-untyped-call]
+            config.num_timesteps, beta_schedule="squaredcos_cap_v2"
+        )
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.learning_rate,
@@ -69,7 +73,7 @@ class DiffusersTrainer:
                 x_t, t, encoder_hidden_states=tokens, encoder_attention_mask=mask
             ).sample
         loss = F.mse_loss(output.float(), eps)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -77,12 +81,12 @@ class DiffusersTrainer:
         return loss.detach()
 
 
-def make_unet(config: Config, channels: tuple[int, ...], text_width: int) -> UNet2DConditionModel:
+def make_unet(config: Config, channels: tuple[int, ...], text_width: int) -> Any:
     """With attention where ours has it."""
     shape = config.unet
     sides = [config.image_size >> level for level in range(len(channels))]
     attends = [side in shape.attention_resolutions for side in sides]
-    return UNet2DConditionModel(
+    return UNet2DConditionModel(  # type: ignore[no-untyped-call]
         sample_size=config.image_size,
         in_channels=3,
         out_channels=3,
@@ -124,9 +128,7 @@ def channels_of_equal_flops(
     return best, flops
 
 
-def forward_flops_of(
-    network: UNet2DConditionModel, image_size: int, text_width: int, num_text_tokens: int
-) -> int:
+def forward_flops_of(network: Any, image_size: int, text_width: int, num_text_tokens: int) -> int:
     x_t = torch.empty(1, 3, image_size, image_size, device="meta")
     t = torch.zeros(1, device="meta")
     tokens = torch.empty(1, num_text_tokens, text_width, device="meta")

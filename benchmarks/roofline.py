@@ -44,12 +44,12 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes that the operators of a step read and write, each for itself: what a compiler fuses,
     and what stays in a cache, never gets to memory."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.num_bytes = 0
 
     def __torch_dispatch__(
@@ -63,7 +63,8 @@ class Traffic(TorchDispatchMode):
 
 
 def traffic(step: Callable[[], Any]) -> int:
-    with Traffic() as counted:
+    counted = Traffic()
+    with counted:
         step()
     return counted.num_bytes
 

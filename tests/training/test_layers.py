@@ -1,8 +1,7 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
-from training.layers import SMALL_SCORES, Attention, timestep_embedding
+from training.layers import SMALL_SCORES, Attention, in_heads, timestep_embedding
 
 
 @pytest.mark.parametrize("num_keys", [5, SMALL_SCORES // 64 + 1])  # plain products, and fused
@@ -12,8 +11,10 @@ def test_attention_is_torchs_whatever_computes_it(num_keys: int, dtype: torch.dt
     q = torch.randn(2, 64, 16, generator=generator)
     k, v = torch.randn(2, 2, num_keys, 16, generator=generator)
     mask = torch.arange(num_keys) < torch.tensor([[3], [1]])
-    heads = [x.unflatten(2, (4, 4)).transpose(1, 2) for x in (q, k, v)]
-    exact = F.scaled_dot_product_attention(*heads, mask[:, None, None]).transpose(1, 2).flatten(2)
+    heads = [in_heads(x, 4).transpose(1, 2) for x in (q, k, v)]
+    seen = mask[:, None, None].expand(-1, 4, 64, -1)
+    scores = (heads[0] @ heads[1].mT / 2).masked_fill(~seen, -torch.inf)
+    exact = (scores.softmax(-1) @ heads[2]).transpose(1, 2).flatten(2)
     output = Attention(4)(q.to(dtype), k.to(dtype), v.to(dtype), mask)
     assert output.dtype == dtype
     torch.testing.assert_close(output.float(), exact, atol=0.05, rtol=0.02)
