@@ -230,7 +230,7 @@ class SampleStream:
             place, held = self._place(drawn), None
             last[drawn.cell, drawn.block.lane] = drawn
             if place not in self._kept:
-                held = self.reader.hold(drawn.cell, drawn.block, self._kept.__contains__)
+                held = self.reader.hold(drawn.cell, drawn.block, self._kept)
                 held.claim(*place[1:])
                 ahead[drawn.cell, drawn.block] = drawn
             tasks.append(_Task(place, held, bool(flips[position]), crops[position]))
@@ -238,7 +238,7 @@ class SampleStream:
             self.reader.let_go(drawn.cell, drawn.block)
         for drawn in ahead.values():
             done = (drawn.place + 1) / len(self.plan.rows(drawn.cell, drawn.block).rows)
-            self.reader.look_ahead(drawn.cell, drawn.block, done, self._kept.__contains__)
+            self.reader.look_ahead(drawn.cell, drawn.block, done, self._kept)
         return tasks
 
     def _flips(self, step: int) -> NDArray[np.bool_]:
@@ -300,7 +300,13 @@ class _KeptSamples:
         self._max_bytes, self._whole = max_bytes, whole
         self._samples: dict[Place, _Sample] = {}
         self._lock = threading.Lock()
+        self._is_full = False
         self.num_bytes = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Nothing had to be left out so far."""
+        return not self._is_full
 
     def __contains__(self, place: Place) -> bool:
         return place in self._samples
@@ -312,6 +318,7 @@ class _KeptSamples:
         picture = sample.picture if self._whole else pixels
         num_bytes = RECORD_BYTES + (len(picture) if isinstance(picture, bytes) else picture.nbytes)
         with self._lock:
+            self._is_full |= self.num_bytes + num_bytes > self._max_bytes
             if place in self._samples or self.num_bytes + num_bytes > self._max_bytes:
                 return
             self.num_bytes += num_bytes

@@ -66,28 +66,33 @@ class ShardTable:
     shapes: NDArray[np.uint8]
     is_gone: NDArray[np.bool_]
     """Taken down since the run began."""
-    _rows: dict[frozenset[int], Ints] = field(default_factory=dict)
+    _lines: dict[frozenset[int], tuple[Ints, Ints]] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
         """Of memory, about."""
-        return 70 * len(self.uids)
+        return 90 * len(self.uids)
 
     def uid(self, row: int) -> str:
         return bytes(self.uids[row]).hex()
 
     def rows_of(self, shapes: frozenset[int]) -> Ints:
-        if shapes not in self._rows:
-            self._rows[shapes] = np.flatnonzero(np.isin(self.shapes, list(shapes)))
-        return self._rows[shapes]
+        return self._line(shapes)[0]
 
     def weight_of(self, shapes: frozenset[int]) -> int:
         return int(self.weights[self.rows_of(shapes)].sum())
 
     def rows_at(self, shapes: frozenset[int], positions: Ints) -> Ints:
         """The rows in which these sums of the shapes' weights lie."""
-        rows = self.rows_of(shapes)
-        return rows[np.searchsorted(self.weights[rows].cumsum(), positions, side="right")]
+        rows, ends = self._line(shapes)
+        return rows[np.searchsorted(ends, positions, side="right")]
+
+    def _line(self, shapes: frozenset[int]) -> tuple[Ints, Ints]:
+        """The rows, and the sums of their weights."""
+        if shapes not in self._lines:
+            rows = np.flatnonzero(np.isin(self.shapes, list(shapes)))
+            self._lines[shapes] = (rows, self.weights[rows].cumsum())
+        return self._lines[shapes]
 
     def interval_of(self, shapes: frozenset[int], row: int) -> tuple[int, int]:
         """The sums of weights before and after a row."""
@@ -232,11 +237,15 @@ class Catalogue:
         old, so that what seems to be damage is read again."""
         deadline = time.monotonic() + TAKEDOWN_PATIENCE_S
         while True:
-            is_under_way = Journal(self.root).is_committed
+            before = self.manifest
             try:
                 return read()
             except DamagedError:
-                if (not self.refresh() and not is_under_way) or time.monotonic() > deadline:
+                # In this order: what is no longer under way by now has changed the manifest.
+                is_under_way = Journal(self.root).is_committed
+                self.refresh()
+                is_other = self.manifest is not before
+                if not (is_other or is_under_way) or time.monotonic() > deadline:
                     raise
             time.sleep(0.1)
 

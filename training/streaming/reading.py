@@ -12,10 +12,11 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -71,11 +72,11 @@ class BlockReader:
         self.num_bytes_read = 0
         self.num_reads = 0
 
-    def hold(self, cell: Cell, block: Block, is_kept: "IsKept") -> "HeldBlock":
+    def hold(self, cell: Cell, block: Block, keeps: "Keeps") -> "HeldBlock":
         """The block, being read."""
         lane = self._held.setdefault((cell, block.lane), {})
         if block not in lane:
-            lane[block] = self._begin(cell, block, is_kept)
+            lane[block] = self._begin(cell, block, keeps)
         lane[block].read_ahead(len(lane[block].ranges))
         return lane[block]
 
@@ -85,9 +86,12 @@ class BlockReader:
         for old in [other for other in lane if other < block]:
             lane.pop(old).retire()
 
-    def look_ahead(self, cell: Cell, block: Block, done: float, keeps: "IsKept") -> None:
-        """Read as much of the block that follows as is done of this one, if there is room."""
+    def look_ahead(self, cell: Cell, block: Block, done: float, keeps: "Keeps") -> None:
+        """Read as much of the block that follows as is done of this one, if there is room; not of
+        an epoch of which all may be in memory by then."""
         following = self._plan.next_block(cell, block)
+        if keeps.has_room and following.epoch > block.epoch:
+            return
         lane = self._held[cell, block.lane]
         if following not in lane:
             if self.num_bytes > self._max_bytes:
@@ -132,14 +136,14 @@ class BlockReader:
         with self._lock:
             self.num_bytes += num_bytes
 
-    def _begin(self, cell: Cell, block: Block, is_kept: "IsKept") -> "HeldBlock":
+    def _begin(self, cell: Cell, block: Block, keeps: "Keeps") -> "HeldBlock":
         rows = self._plan.rows(cell, block)
         ranges: list[Range] = []
         for shard in np.unique(rows.shards):
             wanted = [
                 int(row)
                 for row in np.unique(rows.rows[rows.shards == shard])
-                if not is_kept((cell.corpus, int(shard), int(row)))
+                if (cell.corpus, int(shard), int(row)) not in keeps
             ]
             table = self._catalogues[cell.corpus].table(int(shard))
             ranges += ranges_of(int(shard), table, wanted)
@@ -150,9 +154,9 @@ class BlockReader:
 
         def read() -> dict[int, Stored]:
             table = catalogue.table(shard)
-            if table.is_gone[rows].any():
+            if any(table.is_gone[row] for row in rows):
                 raise TakenDownError
-            start, end = int(table.starts[rows].min()), int(table.ends[rows].max())
+            start, end = int(table.starts[rows[0]]), int(table.ends[rows[-1]])
             url = shard_url(catalogue.root, table.name)
             data = memoryview(self._read_range(url, start, end))
             return {
@@ -180,7 +184,13 @@ class BlockReader:
         return data
 
 
-IsKept = Callable[[Place], bool]
+class Keeps(Protocol):
+    """What stays in memory."""
+
+    @property
+    def has_room(self) -> bool: ...
+
+    def __contains__(self, place: Place, /) -> bool: ...
 
 
 @dataclass
