@@ -11,9 +11,11 @@ where dropout is on, it also changes which activations are dropped.
 
 import os
 import socket
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor
 
 from infra.errors import ConflictError, InputError, ShortfallError
@@ -232,7 +234,7 @@ class Trainer:
     def _check_is_of_this_run(self, manifest: CheckpointManifest) -> None:
         """A checkpoint may have been put there from elsewhere."""
         record = self.record
-        other = differences(manifest.config, record.config.identity())
+        other = differences(_settings(manifest), record.config.identity())
         if manifest.corpus_digest != record.corpus_digest:
             other.append(f"corpus {manifest.corpus_digest}, now {record.corpus_digest}")
         if other:
@@ -261,6 +263,14 @@ class Trainer:
                 f"{', '.join(map(str, steps))}); expected storage that all of them share"
             )
         return [who for who, _ in found]
+
+
+def _settings(manifest: CheckpointManifest) -> dict[str, Any]:
+    """Those that a checkpoint is of; what it doesn't know yet has its default."""
+    try:
+        return Config(**{"root": "", "run": ""} | manifest.config).identity()
+    except ValidationError:  # it has some that are no more
+        return manifest.config
 
 
 def learning_rate(config: Config, step: int) -> float:
