@@ -1,0 +1,110 @@
+"""Clock, peak and the figures worked out from them."""
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from training.watching import peak
+from training.watching.clock import Clock, CommunicationTimer, Lap
+from training.watching.console import note
+from training.watching.peak import measured_flops, peak_flops
+from training.watching.physics import Physics, bound_by, memory_bytes
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def lap(**waits_s: float) -> Lap:
+    return Lap(10.0, {"data": 0.0, "checkpoint": 0.0, "logging": 0.0} | waits_s)  # type: ignore[arg-type]
+
+
+def physics(**changes: float) -> Physics:
+    settings = {"flops_per_image": 2e9, "peak_flops": 1e12, "worker_hour_dollars": 3.6} | changes
+    return Physics(batch_size=100, num_workers=4, device=torch.device("cpu"), **settings)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_clock_tells_waits_from_work(device: str) -> None:
+    clock = Clock(torch.device(device))
+    with clock.spent("data"):
+        time.sleep(0.05)
+    time.sleep(0.05)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    first = clock.lap()
+    assert first.seconds >= 0.1
+    assert 0.04 < first.waits_s["data"] <= first.seconds - 0.04
+    assert first.percent("checkpoint") == 0
+    assert first.percent("communication") is None
+    assert clock.lap().waits_s["data"] == 0
+
+
+def test_lone_worker_waits_for_no_other() -> None:
+    assert CommunicationTimer(torch.nn.Linear(1, 1), 1).seconds_a_step() == 0
+    assert CommunicationTimer(torch.nn.Linear(1, 1), 2).seconds_a_step() is None
+
+
+def test_figures_follow_from_their_definitions() -> None:
+    figures = physics().of(20, lap(data=1.5, communication=0.5))
+    assert figures["images_per_s"] == 200  # 20 steps of 100 in 10 s
+    assert figures["mfu_percent"] == 10  # 200 images of 2 GFLOP, of 4 TFLOP/s
+    assert figures["stall_percent"] == 15
+    assert figures["communication_percent"] == 5
+    # 4 workers at 0.001 dollars a second, 5000 seconds for a million images
+    assert figures["dollars_per_million_images"] == 20
+    assert figures["bound_by"] == "data"
+
+
+def test_without_a_price_there_are_no_dollars() -> None:
+    assert physics(worker_hour_dollars=0).of(1, lap())["dollars_per_million_images"] is None
+
+
+def test_longest_wait_bounds_the_run_if_it_is_worth_naming() -> None:
+    assert bound_by(lap(data=0.9, logging=0.9)) == "compute"
+    assert bound_by(lap(data=2.0, communication=3.0)) == "communication"
+    assert bound_by(lap(checkpoint=5.0)) == "checkpoint"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_peak_is_measured_where_no_datasheet_speaks(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(peak.SIDES, device, 128)
+    monkeypatch.setattr(peak, "MEASURE_S", 0.01)
+    flops, source = peak_flops(torch.device(device), torch.float32)
+    assert source == "measured"
+    assert 1e8 < flops < 1e15
+    assert measured_flops(torch.device(device), torch.float32) > 1e8
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA L4", 121.0),
+    ],
+)
+def test_datasheet_is_found_by_the_words_of_a_name(
+    name: str, tflops: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: name)
+    flops, source = peak_flops(torch.device("cuda"), torch.bfloat16)
+    assert flops == tflops * 1e12
+    assert "datasheet" in source
+
+
+def test_memory_is_that_of_this_process() -> None:
+    assert 1e7 < memory_bytes(torch.device("cpu")) < 1e12
+
+
+def test_console_line_has_what_is_known() -> None:
+    line: dict[str, Any] = {"loss": 0.5, "images_per_s": 1234.5, "stall_percent": 2.0}
+    assert note(line) == "loss 0.5000, 1,234 images/s, stall 2%"
+    line |= {"held_out_loss": 0.6, "mfu_percent": 41.2, "bound_by": "data"}
+    assert note(line | {"dollars_per_million_images": 1.5}) == (
+        "loss 0.5000, held out 0.6000, 1,234 images/s, MFU 41%, stall 2%, $1.50 a million, "
+        "bound by data"
+    )
