@@ -102,7 +102,9 @@ def tell_trained(run: str, uid: str) -> Line:
         found = importlib.import_module(LEDGER).appearances(run, uid)
     except CarraraError as error:
         return line("trained", run, {"error": str(error)}, str(error))
-    so_far = f"in {found.num_steps:,} steps ({found.num_epochs:.2f} epochs)"
+    so_far = f"up to the checkpoint of step {found.num_steps:,} ({found.num_epochs:.2f} epochs)"
+    if found.left_out_from is not None:
+        so_far += f", left out from step {found.left_out_from:,} on"
     if not found.num_times:
         return line("trained", run, vars(found), f"never {so_far}")
     times = "once" if found.num_times == 1 else f"{found.num_times:,} times"
