@@ -103,7 +103,8 @@ class Machine:
 
     def fill_disk(self) -> None:
         """To its last byte, with one file."""
-        self._run(f"head -c {2 * SCRATCH_MB}M /dev/zero > {FILLER}")
+        said = self._run(f"head -c {2 * SCRATCH_MB}M /dev/zero > {FILLER}")
+        assert "No space left" in said, said
 
     def free_disk(self) -> None:
         self._run(f"rm -f {FILLER}")
@@ -131,11 +132,11 @@ class Machine:
 
         return {process: line for process, line in lines.items() if is_here(process)}
 
-    def _run(self, script: str) -> None:
-        """In its own view of the disk."""
+    def _run(self, script: str) -> str:
+        """In its own view of the disk; what went to stderr."""
         (init,) = (p for p, line in self.processes().items() if line.startswith("bash -c"))
         command = ["nsenter", f"--target={init}", "--mount", "bash", "-c", script]
-        subprocess.run(command, check=False, capture_output=True)
+        return subprocess.run(command, check=False, capture_output=True, text=True).stderr
 
     def _boot(self) -> str:
         ray = shlex.join(self._ray())
