@@ -32,6 +32,7 @@ from benchmarks.machine import processor
 from benchmarks.result_corpus import build
 from pipeline.corpus import read_manifest
 from training.log import read_metrics
+from training.watching.looks import read_held_out
 
 HERE = Path(__file__).parents[1]
 NETWORKS = ("unet", "uvit")
@@ -82,6 +83,11 @@ ON_CPU = SHARED | {
 
 TRIAL_STEPS = 60
 """The last line of its log tells the speed, warm."""
+NUM_LOOKS = 4
+"""At the loss on held-out pictures."""
+SHOWN = ("step", "loss", "held_out_loss", "images_per_s", "mfu_percent", "stall_percent")
+SHOWN += ("memory_gb", "bound_by")
+"""Of the log's last line."""
 SAMPLER = ["--sampler", "dpm++", "--num-steps", "25"]
 
 
@@ -131,7 +137,9 @@ def result_of(
     plan = work / f"{network}.toml"
     if not plan.exists():
         steps = num_steps(network, work, train, settings, minutes)
-        plan.write_text(tomli_w.dumps({"train": settings | {"num_steps": steps}}), "utf-8")
+        looks = {"held_out_every": steps // NUM_LOOKS, "grid_every": 0}
+        table = settings | {"num_steps": steps, "watch": looks}
+        plan.write_text(tomli_w.dumps({"train": table}), "utf-8")
     run, threads = work / network, settings["threads_per_worker"]
     carrara(threads, "train", str(train), str(run), "--config", str(plan))
     for name, captions in (("seen", SEEN), ("unseen", UNSEEN)):
@@ -142,19 +150,17 @@ def result_of(
     against = ["--training", str(train), "--num-images", str(num_images), "--output", str(scores)]
     sweep = ["--guidance-scale", "1", "2", "3", "5", "--workers.local"]
     carrara(threads, "evaluate", str(run), str(heldout), *against, *sweep, *SAMPLER)
-    metrics = read_metrics(str(run))
     return {
-        "metrics": metrics[-1],
-        "metrics_held_out": [line for line in metrics if "held_out_loss" in line][-1:],
+        "held_out_loss": read_held_out(str(run))[-1]["loss"],
+        **read_metrics(str(run))[-1],
         "scores": json.loads((scores / "scores.json").read_text("utf-8")),
-        "num_steps": metrics[-1]["step"],
     }
 
 
 def num_steps(
     network: str, work: Path, train: Path, settings: dict[str, Any], minutes: float
 ) -> int:
-    """How many fill the minutes, by the speed of a trial."""
+    """How many fill the minutes, by the speed of a trial; the last is looked at, too."""
     trial = work / f"trial-{network}"
     plan = work / f"trial-{network}.toml"
     quick = {"num_steps": TRIAL_STEPS, "watch": {"held_out_every": 0, "grid_every": 0}}
@@ -163,7 +169,8 @@ def num_steps(
     carrara(threads, "train", str(train), str(trial), "--config", str(plan), "--overwrite")
     images_per_s = float(read_metrics(str(trial))[-1]["images_per_s"])
     batch_size = int(settings["batch_size"])
-    return max(TRIAL_STEPS, round(60 * minutes * images_per_s / batch_size))
+    steps = round(60 * minutes * images_per_s / batch_size)
+    return NUM_LOOKS * max(TRIAL_STEPS // NUM_LOOKS, steps // NUM_LOOKS)
 
 
 def carrara(threads: int, *line: str) -> None:
@@ -185,14 +192,9 @@ def report(results: dict[str, dict[str, Any]], work: Path, minutes: float) -> st
         "| | " + " | ".join(results) + " |",
         "| --- |" + " --- |" * len(results),
     ]
-    names = sorted({name for one in results.values() for name in one["metrics"]})
-    lines += [
-        f"| {name}, last line of the log | "
-        + " | ".join(str(one["metrics"].get(name, "")) for one in results.values())
-        + " |"
-        for name in names
-        if name != "samples"
-    ]
+    for name in SHOWN:
+        cells = [str(one.get(name, "")) for one in results.values()]
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
     lines += [
         "",
         *_score_table(results),
