@@ -85,8 +85,10 @@ TRIAL_STEPS = 60
 """The last line of its log tells the speed, warm."""
 NUM_LOOKS = 4
 """At the loss on held-out pictures."""
-SHOWN = ("step", "loss", "held_out_loss", "images_per_s", "mfu_percent", "stall_percent")
-SHOWN += ("memory_gb", "bound_by")
+SHOWN = (
+    *("step", "loss", "held_out_loss", "images_per_s", "mfu_percent", "stall_percent"),
+    *("memory_gb", "bound_by"),
+)
 """Of the log's last line."""
 SAMPLER = ["--sampler", "dpm++", "--num-steps", "25"]
 
