@@ -70,7 +70,9 @@ def write(
     for part, tensors in parts.items():
         name = file_name(part, shard, num_shards)
         with storage.publish(storage.join(checkpoint_url(run, step), name)) as path:
+            mode = path.stat().st_mode
             safetensors.torch.save_file(tensors, path)
+            path.chmod(mode)  # others may read it, where safetensors says its owner alone
             digests[name] = storage.sha256(str(path))
     return digests
 

@@ -52,6 +52,14 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     ]
 
 
+def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    save_step(str(tmp_path), 1)
+    plain = tmp_path / "plain"
+    plain.touch()
+    modes = {file.stat().st_mode for file in Path(checkpoint_url(str(tmp_path), 1)).iterdir()}
+    assert modes == {plain.stat().st_mode}
+
+
 def test_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_step(str(tmp_path / name), 1)
