@@ -35,9 +35,9 @@ class Rates(Settings):
     """The share of a GPU's peak that an encoder reaches: 312 pictures/s of ViT-L/14 and 1,800 to
     2,500 of ViT-B/32 on an A100, as LAION and clip-retrieval report, are 18% and 8 to 12%."""
     matmul_core_gflops: float = Field(default=60.0, gt=0)
-    """float32 products on one core, which assigning vectors to lists is made of."""
-    train_core_gflops: float = Field(default=100.0, gt=0)
-    """What a core makes of training."""
+    """float32 products on one core, which assigning vectors to lists is made of. An assumption."""
+    train_core_gflops: float = Field(default=60.0, gt=0)
+    """What a core makes of training: the demo's, on two cores (docs/plan.md)."""
     train_mfu: float = Field(default=0.28, gt=0, le=1)
     """The share of a GPU's peak that training reaches: MosaicML's SD2 at 512 px, 128 A100."""
     overlap: float = Field(default=0.0, ge=0, le=1)

@@ -2,8 +2,9 @@
 
 Reads nothing; writes a shard into a temporary folder and removes it
 
-Each step runs for a few seconds on photo-like pictures of 640 x 480. CPU is counted, not time, so
-that a busy machine spoils little; only training and encoding, which use every core, are timed.
+Each step runs for a few seconds on photo-like pictures of 640 x 480. On a CPU it has one core, and
+the core's seconds are counted rather than the clock's, so that a busy machine spoils little. What
+cores lose to each other where all of them compute is not seen.
 """
 
 import io
@@ -62,18 +63,20 @@ def calibrate(encoder: str, train: Config, image_size: int, say: Callable[[str],
         ]
         write_ms = _write_ms(folder, stored)
     decode_ms = _decode_ms(stored) * (256 / image_size) ** 2
-    say(f"encoding with {encoder}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encode_flops = _encode_flops(encoder, str(device))
-    say(f"training {train.network}")
-    train_flops = _train_flops(_short(train, device), device)
+    with _on_one_core():
+        say(f"encoding with {encoder}")
+        encode_flops = _encode_flops(encoder, device)
+        say(f"training {train.network}")
+        train_flops = _train_flops(_short(train, device), device)
+        matmul_flops = measured_flops(torch.device("cpu"), torch.float32)
     return Rates(
         fetch_ms=fetch_ms,
         resize_ms=resize_ms,
         resize_size=image_size,
         write_ms=write_ms,
         decode_ms=decode_ms,
-        matmul_core_gflops=_on_a_core(measured_flops(torch.device("cpu"), torch.float32)),
+        matmul_core_gflops=matmul_flops / 1e9,
         machine=f"{_processor()}, {os.cpu_count()} cores, {_device_name(device)}",
         **_of_device("encode", encode_flops, device),
         **_of_device("train", train_flops, device),
@@ -85,12 +88,17 @@ def _of_device(step: str, flops: float, device: torch.device) -> dict[str, float
     if device.type == "cuda":
         peak, _ = peak_flops(device, torch.bfloat16)
         return {f"{step}_mfu": flops / peak}
-    return {f"{step}_core_gflops": _on_a_core(flops)}
+    return {f"{step}_core_gflops": flops / 1e9}
 
 
-def _on_a_core(flops: float) -> float:
-    """In gigaflops: of all threads that torch computes with, one."""
-    return flops / torch.get_num_threads() / 1e9
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fetch_ms(folder: Path, photos: list[bytes]) -> float:
@@ -156,9 +164,9 @@ def _decode_ms(stored: list[bytes]) -> float:
     return _cpu_ms(lambda number: decode_sample(pixels, "", stored[number % len(stored)]))
 
 
-def _encode_flops(name: str, device: str) -> float:
-    """Operations a second of all cores, or of the GPU, pictures alone."""
-    encoder = load_encoder(name, device, "auto")
+def _encode_flops(name: str, device: torch.device) -> float:
+    """Operations a second of one core, or of the GPU, pictures alone."""
+    encoder = load_encoder(name, str(device), "auto")
     seen = encoder.preprocess
     pixels = np.zeros((ENCODE_BATCH, seen.height, seen.width, 3), np.uint8)
     per_second = _calls_per_second(lambda: encoder.encode_pixels(pixels), device)
@@ -189,7 +197,7 @@ def _train_flops(config: Config, device: torch.device) -> float:
         ema.update(network)
 
     flops = flops_per_image(config, TEXT_WIDTH, NUM_TOKENS).training
-    return _calls_per_second(step, device.type) * size * flops
+    return _calls_per_second(step, device) * size * flops
 
 
 def cost_of(name: str) -> EncoderCost:
@@ -213,23 +221,23 @@ def _short(config: Config, device: torch.device) -> Config:
     if device.type == "cuda":
         return config.model_copy(update={"batch_size": 64})
     places = {"root": config.root, "run": config.run}
-    return Config(**places, network=config.network, size="S", image_size=64, batch_size=2)
+    return Config(**places, network=config.network, size="S", image_size=32, batch_size=2)
 
 
-def _calls_per_second(call: Callable[[], object], device: str) -> float:
+def _calls_per_second(call: Callable[[], object], device: torch.device) -> float:
+    """Of the GPU by the clock, of one core by the seconds that it had."""
+    on_gpu = device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
     call()
-    _synchronise(device)
-    num, began = 0, time.perf_counter()
-    while time.perf_counter() - began < STEP_S or num < 2:
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    num, began = 0, clock()
+    while num < 2 or clock() - began < STEP_S:
         call()
-        _synchronise(device)
+        if on_gpu:
+            torch.cuda.synchronize(device)
         num += 1
-    return num / (time.perf_counter() - began)
-
-
-def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    return num / (clock() - began)
 
 
 def _photo(seed: int) -> bytes:
