@@ -40,8 +40,8 @@ def main() -> None:
             "processes": lambda: ours(root, image_size, cores, "processes"),
             "webdataset": lambda: webdataset(root, image_size, cores, Theirs(image_size)),
             "webdataset fast": lambda: webdataset(root, image_size, cores, Fast(image_size)),
-            "ray data": lambda: ray_data(root, cores, Theirs(image_size)),
-            "ray data fast": lambda: ray_data(root, cores, Fast(image_size)),
+            "ray data": lambda: ray_data(root, Theirs(image_size)),
+            "ray data fast": lambda: ray_data(root, Fast(image_size)),
         }[side]()
         num, seconds = measured(batches)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -164,16 +164,12 @@ def _text(caption: str | bytes) -> str:
     return caption.decode() if isinstance(caption, bytes) else caption
 
 
-def ray_data(root: str, cores: int, decode: Theirs) -> Iterator[int]:
+def ray_data(root: str, decode: Theirs) -> Iterator[int]:
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=cores,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
+    from infra.cluster import Workers, connect
+
+    connect(Workers())
     ray.data.DataContext.get_current().enable_progress_bars = False
     urls = [shard_url(root, shard.name) for shard in read_manifest(root).shards]
 

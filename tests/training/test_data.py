@@ -308,6 +308,23 @@ def test_captions_are_those_of_the_samples(five: str) -> None:
     assert stream_of(five).captions() == list(dict.fromkeys(expected))
 
 
+def test_shards_may_lie_at_any_url_and_tables_need_not_stay(five: str) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{five}/", "/five/", recursive=True)
+    there, here = stream_of("memory://five"), stream_of(five)
+    catalogue = there.catalogues[0]
+    catalogue._tables.clear()
+    catalogue._table_bytes, catalogue._cache_bytes = 0, 1000  # of one shard at a time
+    for step in range(5):
+        batch, same = there.batch(step, range(12)), here.batch(step, range(12))
+        assert batch.uids == same.uids
+        assert torch.equal(batch.pixels, same.pixels)
+    assert len(catalogue._tables) <= 1
+    memory.rm("/five", recursive=True)
+
+
 # Ahead of the step
 
 

@@ -145,6 +145,7 @@ class Catalogue:
         self._held_out, self._shapes, self._cache_bytes = held_out, shapes, cache_bytes
         self._lock = threading.RLock()
         self._tables: OrderedDict[int, ShardTable] = OrderedDict()
+        self._table_bytes = 0
         self._version = storage.version(manifest_url(root))
         self.manifest = read_manifest(root)
         self.born = born or self.manifest.digest
@@ -178,9 +179,11 @@ class Catalogue:
                 return self._tables[shard]
         table = self.while_taken_down(lambda: self._read(self.manifest.shards[shard]))
         with self._lock:
-            self._tables[shard] = table
-            while sum(table.num_bytes for table in self._tables.values()) > self._cache_bytes:
-                self._tables.popitem(last=False)
+            if shard not in self._tables:
+                self._tables[shard] = table
+                self._table_bytes += table.num_bytes
+            while self._table_bytes > self._cache_bytes:
+                self._table_bytes -= self._tables.popitem(last=False)[1].num_bytes
         return table
 
     def find(self, uid: str) -> tuple[int, int] | None:
@@ -229,6 +232,7 @@ class Catalogue:
                 self._takedowns = takedowns_since(self.root, manifest, self.born)
                 self.manifest = manifest
                 self._tables.clear()
+                self._table_bytes = 0
             self._version = version
             return changed
 
