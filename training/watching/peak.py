@@ -24,7 +24,7 @@ PEAK_TFLOPS = {
 
 SIDES = {"cuda": 8192, "cpu": 1024}
 """Of the products that are measured: 2 n^3 operations each."""
-MEASURE_S = 0.2
+MEASURE_S = 0.5
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
