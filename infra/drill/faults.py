@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from infra.drill.machines import Machine
 
 REPLACED_AFTER_S = 5.0
-CUT_FOR_S = 20.0
+CUT_FOR_S = 40.0
 """Longer than it takes until a silent machine is held for lost."""
 
 
