@@ -245,14 +245,16 @@ def _ours(error: BaseException | None) -> CarraraError | None:
 
 def _num_workers(config: Config) -> int | tuple[int, int]:
     """As many as asked for, else as the cluster holds; where the run is elastic, also the least."""
-    fits, asked = num_that_fit(config.workers), config.workers.num_workers
-    most, least = asked or min(fits, config.batch_size), config.parallel.min_workers
+    asked, least = config.workers.num_workers, config.parallel.min_workers
+    may_grow = address_of(config.workers) is not None  # a cluster elsewhere, maybe from nothing
+    fits = asked if may_grow and asked else num_that_fit(config.workers)
+    most = asked or min(fits, config.batch_size)
     if least is not None and least > most:
         raise ConfigError(
             f"parallel.min_workers is {least}: expected no more than workers.num_workers, which is "
             f"{most}"
         )
-    if most > fits and address_of(config.workers) is None:  # a cluster elsewhere may yet grow
+    if most > fits and not may_grow:
         raise ConfigError(
             f"workers.num_workers is {most}: this machine holds {fits} that each ask for "
             f"{config.workers.cpus_per_worker:g} CPUs and {config.workers.gpus_per_worker:g} GPUs"
