@@ -48,6 +48,8 @@ NUM_STEPS = 1_000_000
 TOLERANCE = 0.03
 """Of equal FLOPs."""
 TARGET = 1.2
+PASSES = {"L": 64, "XL": 32}
+"""Pictures in one pass of the larger sizes, to stay within 80 GB."""
 
 
 class Trains(Protocol):
@@ -114,7 +116,7 @@ def main() -> None:
     best = {name: best_settings(name, makers[name], config, arguments, device) for name in makers}
     with ExitStack() as stack:
         sides = {
-            name: stack.enter_context(taking_part(make(best[name]), config, device))
+            name: stack.enter_context(taking_part(make(best[name]), config, best[name], device))
             for name, make in makers.items()
         }
         speeds = take_turns(sides, arguments)
@@ -153,6 +155,7 @@ def make_config(arguments: argparse.Namespace, corpus: Path, network: str, size:
         encoder="Carrara-S/emoji_clipart",
         image_size=arguments.image_size,
         batch_size=arguments.batch_size,
+        max_batch_per_worker=PASSES.get(size, 256),
         held_out=0.0,
         num_steps=NUM_STEPS,
         workers=Workers(local=True),
@@ -176,13 +179,16 @@ def our_trainer(config: Config, settings: Settings, device: torch.device) -> Tra
 
 
 @contextmanager
-def taking_part(trainer: Trains, config: Config, device: torch.device) -> Iterator[Side]:
-    """With its batches made ahead, and everything that happens once behind it."""
+def taking_part(
+    trainer: Trains, config: Config, settings: Settings, device: torch.device
+) -> Iterator[Side]:
+    """With its batches made ahead, and everything that happens once behind it: a network is
+    compiled a second time when it first meets captions of another length."""
     stream = make_stream(config, 2, device=str(device))
     positions = range(config.batch_size)
     with prefetched(stream, range(NUM_STEPS), positions) as batches:
         side = Side(trainer, batches, config.batch_size, device)
-        for _ in range(2):
+        for _ in range(8 if settings.compiled else 2):
             side.step()
         yield side
 
@@ -195,7 +201,7 @@ def best_settings(
     tried: dict[Settings, float] = {}
 
     def try_out(settings: Settings) -> None:
-        with taking_part(make(settings), config, device) as side:
+        with taking_part(make(settings), config, settings, device) as side:
             tried[settings] = side.images_per_s(arguments.seconds / 2)
         print(f"{name:10} {tried[settings]:8.2f} images/s  {settings}", flush=True)
 
@@ -278,7 +284,8 @@ def show_uvit(arguments: argparse.Namespace, corpus: Path, size: str, rates: Rat
     settings = Settings(
         bfloat16=rates.device.type == "cuda", channels_last=True, compiled=not arguments.no_compile
     )
-    with taking_part(our_trainer(config, settings, rates.device), config, rates.device) as side:
+    trainer = our_trainer(config, settings, rates.device)
+    with taking_part(trainer, config, settings, rates.device) as side:
         speed = side.images_per_s(arguments.seconds)
         width = make_captions(config, rates.device).width
         flops = flops_per_image(config, width, NUM_TEXT_TOKENS).training

@@ -259,3 +259,17 @@ def test_network_learns_in_the_loop(network: str, tiny_config: Maker) -> None:
     losses = [line["loss"] for line in read_metrics(config.run)]
     assert losses[0] > 0.8
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_size_on_the_command_line_gives_way_to_what_stands_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import carrara
+
+    given: list[Config] = []
+    monkeypatch.setattr(carrara, "execute", lambda _, config, **__: given.append(config))
+    words = "train corpus run --network uvit --size B --uvit.num-layers 3 --text.trained"
+    assert carrara.run_command(words.split()) == 0
+    (config,) = given
+    assert (config.uvit.width, config.uvit.num_layers) == (768, 3)
+    assert config.text.trained
