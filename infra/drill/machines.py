@@ -29,15 +29,6 @@ SCRATCH_MB = 600
 SHM_MB = 160
 OBJECT_STORE_BYTES = 80 << 20
 
-AGENT_PORTS = {
-    "dashboard-agent-listen-port": 52365,
-    "dashboard-agent-grpc-port": 52366,
-    "metrics-export-port": 52367,
-    "runtime-env-agent-port": 52368,
-}
-"""Ray's own agents' on every machine. Where they choose them, Ray's node process ends if they have
-not told it within 15 s, which on a busy machine they don't, however often it is started anew."""
-
 NOTICED_AFTER = {
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "5000",
@@ -161,7 +152,6 @@ class Machine:
         command += ["--disable-usage-stats", f"--node-ip-address={self.address}"]
         command += [f"--num-cpus={self.num_cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         command += [f"--temp-dir={SCRATCH}"]
-        command += [f"--{name}={port}" for name, port in AGENT_PORTS.items()]
         if not self.is_head:
             return [*command, f"--address={self.head}:{HEAD_PORT}"]
         command += ["--head", f"--port={HEAD_PORT}", "--include-dashboard=true"]
