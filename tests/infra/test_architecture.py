@@ -18,7 +18,10 @@ MAY_IMPORT = {
         "pipeline.corpus",
         "pipeline.pages.contact_sheet",
     }
-    | {"pipeline.takedown.receipts", "infra"},
+    | {"pipeline.takedown.receipts", "infra"}
+    # The plan's calibration runs the stages' own steps; its memory is that of the kinds of index.
+    | {"pipeline.fetching.fetch", "pipeline.fetching.fetch_settings", "pipeline.pixels"}
+    | {"pipeline.sample", "retrieval.indexing.kinds"},
     "carrara.py": {"infra", "pipeline.downloading.img2dataset_options"},
 }
 RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
