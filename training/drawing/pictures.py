@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.compute as pc
-from PIL import Image, ImageOps
+from PIL import Image
 
 from infra import storage
 from infra.errors import InputError
@@ -22,7 +22,9 @@ from pipeline.corpus import (
     read_rows,
     read_selection,
 )
+from pipeline.pixels.picture_header import UnusableError
 from retrieval.encoding.pictures import decode_picture
+from training.streaming.pixels import decode_into, set_up_decoding
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FILES_AT_ONCE = 500
@@ -77,19 +79,28 @@ def among(chunks: list[Chunk], names: list[str]) -> list[Chunk]:
 
 
 def read_pictures(chunk: Chunk, size: int | None) -> Iterator[Picture]:
-    """Upright and opaque; with `size` their middle, that many pixels a side, as training cuts it.
+    """Opaque and, with `size`, their middle, that many pixels a side: cut and scaled by the very
+    code that training does it with, for scores tell one way of resizing from another.
 
     Raises InputError for one that can't be decoded.
     """
+    set_up_decoding()
     read = _read_files(chunk) if chunk.shard is None else _read_shard(chunk)
     for name, caption, data in read:
         try:
-            image = decode_picture(data)
+            image = decode_picture(data) if size is None else _square(data, size)
         except InputError as error:
             raise InputError(f"{chunk.home}: {name}: {error}") from None
-        if size is not None and image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
         yield Picture(name, caption, image)
+
+
+def _square(data: bytes, size: int) -> Image.Image:
+    pixels = np.empty((size, size, 3), np.uint8)
+    try:
+        decode_into(pixels, data)
+    except UnusableError as error:
+        raise InputError(f"undecodable picture ({error.reason})") from error
+    return Image.fromarray(pixels)
 
 
 def _in_corpus(root: str, selection: str | None) -> list[Chunk]:

@@ -7,7 +7,8 @@ from PIL import Image
 
 from infra import storage
 from infra.errors import InputError
-from pipeline.corpus import selection_url
+from pipeline.corpus import iter_samples, read_manifest, selection_url
+from training.data import decode
 from training.drawing.pictures import among, choose, find_pictures, read_pictures
 from training.drawing.png import png_bytes
 
@@ -54,10 +55,19 @@ def test_a_folder_of_pictures_will_do_and_captions_are_read_from_their_text(tmp_
     assert np.array_equal(np.asarray(squared.image), np.asarray(wide.crop((5, 0, 15, 10))))
 
 
+def test_pictures_are_scaled_as_training_scales_them(shared_corpus: str) -> None:
+    (chunk, _) = find_pictures(shared_corpus)
+    (shard, _) = read_manifest(shared_corpus).shards
+    files = {sample.uid: sample.image for sample in iter_samples(shared_corpus, shard)}
+    for picture in read_pictures(chunk, 16):
+        assert np.array_equal(np.asarray(picture.image), decode(files[picture.name], 16))
+
+
 def test_no_pictures_and_undecodable_ones_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no pictures; expected a corpus, or a folder"):
         find_pictures(str(tmp_path))
     (tmp_path / "a.png").write_bytes(b"no picture")
     (chunk,) = find_pictures(str(tmp_path))
-    with pytest.raises(InputError, match=r"a\.png: not a picture"):
-        list(read_pictures(chunk, None))
+    for size in (None, 16):
+        with pytest.raises(InputError, match=r"a\.png: (not a|undecodable) picture"):
+            list(read_pictures(chunk, size))
