@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,11 +28,15 @@ class Settings:
     bfloat16: bool
     channels_last: bool
     compiled: bool
+    plain_attention: bool = False
+    """Products one by one (diffusers' AttnProcessor), not torch's fused attention."""
 
     def __str__(self) -> str:
         layout = "channels-last" if self.channels_last else "contiguous"
         arithmetic = "bfloat16" if self.bfloat16 else "float32"
-        return f"{arithmetic}, {layout}, {'compiled' if self.compiled else 'not compiled'}"
+        compiled = "compiled" if self.compiled else "not compiled"
+        attention = ", plain attention" if self.plain_attention else ""
+        return f"{arithmetic}, {layout}, {compiled}{attention}"
 
 
 class DiffusersTrainer:
@@ -49,6 +54,8 @@ class DiffusersTrainer:
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = make_unet(config, channels, captions.width)
         self.model.to(device, memory_format=layout)
+        if settings.plain_attention:
+            self.model.set_attn_processor(AttnProcessor())
         self._layout = layout
         self._network = torch.compile(self.model) if settings.compiled else self.model
         self._noise: Any = DDPMScheduler(  # type: ignore[no-untyped-call]

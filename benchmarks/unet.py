@@ -6,8 +6,9 @@
 The whole step of both: the same pictures and captions from the same shards, forward, backward,
 clipping, AdamW, moving average. diffusers' channels are chosen so that both networks cost the same
 FLOPs an image (within 3%). Each then takes the best of its own settings: bfloat16 or float32,
-channels-last or not (ours always is), compiled or not; the two take turns. With it: MFU, the
-roofline and where the step's time goes. On a GPU also uvit's MFU, in sizes S, B and L.
+channels-last or not (ours always is), fused attention or plain (ours chooses by itself), compiled
+or not; the two take turns. With it: MFU, the roofline and where the step's time goes. On a GPU also
+uvit's MFU, in sizes S, B and L.
 
 On a CPU compiling takes minutes for each side; --no-compile leaves it out.
 """
@@ -196,7 +197,7 @@ def taking_part(
 def best_settings(
     name: str, make: Make, config: Config, arguments: argparse.Namespace, device: torch.device
 ) -> Settings:
-    """Arithmetic and layout first, then whether compiling pays with the best of them."""
+    """Arithmetic and layout first, then attention, then whether compiling pays with the best."""
     layouts = (True,) if name == "ours" else (True, False)
     tried: dict[Settings, float] = {}
 
@@ -207,6 +208,8 @@ def best_settings(
 
     for bfloat16, channels_last in itertools.product((True, False), layouts):
         try_out(Settings(bfloat16, channels_last, compiled=False))
+    if name == "diffusers":  # ours chooses by itself
+        try_out(replace(max(tried, key=tried.__getitem__), plain_attention=True))
     if not arguments.no_compile:
         try_out(replace(max(tried, key=tried.__getitem__), compiled=True))
     return max(tried, key=tried.__getitem__)
