@@ -81,6 +81,7 @@ def _carried_out(chains: Chains, folder: Path) -> list[dict[str, object]]:
                 *(sys.executable, "-m", "infra.drill.inside", str(folder), json.dumps(chains)),
             ],
             cwd=REPOSITORY,
+            stdin=subprocess.PIPE,  # when this process ends, so does that one
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

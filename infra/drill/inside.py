@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ class Outcome:
 
 
 def main() -> None:
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
     folder, chains = Path(sys.argv[1]), json.loads(sys.argv[2])
     # `ip netns` keeps its names there; the real one may not be ours to write to.
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
@@ -71,6 +73,13 @@ def main() -> None:
             machine.turn_on()
             _wait_for(machines[:num])
         _rehearse(folder, machines, chains)
+
+
+def _end_with_the_command() -> None:
+    """This is the first process of its namespaces: when it ends, all in them do. Whoever started
+    it holds the other end of its stdin, until the end."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 def _rehearse(folder: Path, machines: Sequence[Machine], chains: list[list[list[str]]]) -> None:
