@@ -213,10 +213,10 @@ class Config(StageConfig):
     zero_terminal_snr: bool = False
     """Rescale the schedule so that its last step is pure noise, which lets a model draw very dark
     and very bright pictures; not with prediction eps."""
-    prediction: Literal["eps", "v", "x_0"] = "eps"
+    prediction: Literal["eps", "v", "x_0"] = "v"
     """What the network puts out: eps as the paper's, or v or x_0, from which eps follows. v gets
     colours right after far fewer steps."""
-    weighting: Literal["uniform", "v", "x_0", "min-snr"] = "uniform"
+    weighting: Literal["uniform", "v", "x_0", "min-snr"] = "min-snr"
     """How errors at different t weigh: uniform is the paper's, all errors in eps alike; v and x_0:
     all errors in v or x_0 alike; min-snr: of Hang et al. 2023. The log's loss is always the
     paper's."""

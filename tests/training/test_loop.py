@@ -41,7 +41,7 @@ def test_loss_falls_on_a_few_pictures(tiny_config: Callable[..., Config]) -> Non
     config = tiny_config(num_steps=80, checkpoint_every=80, learning_rate=5e-3, log_every=10)
     run(config)
     losses = [line["loss"] for line in read_metrics(config.run)]
-    assert losses[0] > 0.8
+    assert losses[0] > 0.3
     assert losses[-1] < 0.5 * losses[0]
 
 
