@@ -177,13 +177,18 @@ def ray_data(root: str, decode: Theirs) -> Iterator[int]:
         pixels = np.stack([decode(image) for image in batch["jpg"]])
         return {"pixels": pixels, "txt": [_text(caption) for caption in batch["txt"]]}
 
-    dataset = ray.data.read_webdataset(urls, decoder=None, shuffle="files").map_batches(
-        to_pixels, batch_size=BATCH
-    )
-    for batch in dataset.iter_batches(
-        batch_size=BATCH, prefetch_batches=DEPTH, local_shuffle_buffer_size=1000
-    ):
-        yield len(batch["pixels"])
+    def batches(urls: list[str]) -> Iterator[int]:
+        dataset = ray.data.read_webdataset(urls, decoder=None, shuffle="files").map_batches(
+            to_pixels, batch_size=BATCH
+        )
+        for batch in dataset.iter_batches(
+            batch_size=BATCH, prefetch_batches=DEPTH, local_shuffle_buffer_size=1000
+        ):
+            yield len(batch["pixels"])
+
+    list(batches(urls[:1]))  # its processes are there
+    yield 0  # from here on: it may have decoded all by the time that it hands out a first batch
+    yield from batches(urls)
 
 
 if __name__ == "__main__":
