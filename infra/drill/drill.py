@@ -77,7 +77,7 @@ def _carried_out(chains: Chains, folder: Path) -> list[dict[str, object]]:
     with (folder / "drill.log").open("w") as log:
         process = subprocess.Popen(
             [
-                *_namespaces(),
+                *namespaces(),
                 *(sys.executable, "-m", "infra.drill.inside", str(folder), json.dumps(chains)),
             ],
             cwd=REPOSITORY,
@@ -98,7 +98,7 @@ def _carried_out(chains: Chains, folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def _namespaces() -> list[str]:
+def namespaces() -> list[str]:
     """Of its own, where a user who is not root is one."""
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     return command if os.geteuid() == 0 else [*command, "--user", "--map-root-user"]
@@ -112,7 +112,7 @@ def _check_tools() -> None:
             f"doctor --drill: no {', '.join(missing)} here; expected Linux with iproute2 and "
             "util-linux: install them, or drill on such a machine"
         )
-    done = subprocess.run([*_namespaces(), "true"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*namespaces(), "true"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ConfigError(
             f"doctor --drill: no namespaces of its own for it here ({done.stderr.strip()}); run it "

@@ -1,10 +1,12 @@
 """The rehearsal, small: three machines, five jobs, every fault; the same bytes in the end."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from infra.drill.drill import SMALL, rehearse
+from infra.drill.drill import REPOSITORY, SMALL, namespaces, rehearse
 from infra.drill.faults import FAULTS
 from infra.drill.jobs import JOBS
 from infra.errors import ConfigError
@@ -34,3 +36,15 @@ def test_a_folder_that_holds_something_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(ConfigError, match="holds something"):
         rehearse(small=True, folder=str(tmp_path))
+
+
+def test_all_of_it_ends_when_the_command_does(tmp_path: Path) -> None:
+    rehearsal = subprocess.Popen(
+        [*namespaces(), sys.executable, "-m", "infra.drill.inside", str(tmp_path), "[]"],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert rehearsal.stdin is not None
+    rehearsal.stdin.close()  # as the system does for a command that was killed
+    assert rehearsal.wait(timeout=60) != 0
