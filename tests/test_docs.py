@@ -53,7 +53,7 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_the_site_is_built_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict"]
+    build = [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--quiet", "--strict"]
     done = subprocess.run(
         [*build, "--site-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )

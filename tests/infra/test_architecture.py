@@ -14,14 +14,23 @@ MAY_IMPORT = {
     "retrieval": {"retrieval", "pipeline", "infra"},
     "training": {
         "training",
-        "retrieval.encoding.encoder",
+        "retrieval.copies",
+        "retrieval.embedding.embeddings",
+        "retrieval.encoding",
+        "retrieval.live.images",
+        "retrieval.search",
         "pipeline.corpus",
-        "pipeline.pages.contact_sheet",
+        "pipeline.pages",
+        "pipeline.picture_hash",
+        "pipeline.sample",
+        "pipeline.selecting.splits",
+        "pipeline.takedown",
+        "pipeline.tar",
+        "infra",
     }
-    | {"pipeline.takedown.receipts", "infra"}
     # The plan's calibration runs the stages' own steps; its memory is that of the kinds of index.
     | {"pipeline.fetching.fetch", "pipeline.fetching.fetch_settings", "pipeline.pixels"}
-    | {"pipeline.sample", "retrieval.indexing.kinds"},
+    | {"retrieval.indexing.kinds"},
     "carrara.py": {"infra", "pipeline.downloading.img2dataset_options"},
 }
 RETRIEVAL_MAY_IMPORT_OF_PIPELINE = {
