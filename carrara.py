@@ -93,7 +93,9 @@ CHAPTERS: dict[str, dict[str, Stage]] = {
         ),
     },
     "Where it runs": {
-        "plan": Stage("training.plan", "Hours, dollars, bytes before it runs; and after.", False),
+        "plan": Stage(
+            "training.plan", "Hours, dollars and bytes of every stage, before and after.", False
+        ),
         "doctor": Stage(
             "infra.doctor", "Is this machine, bucket, cluster ready?", False, {"checks": CHECKS}
         ),

@@ -20,6 +20,7 @@ commands = [
     ["why", root, "000000000"],
     ["verify", root],
     ["runs", root],
+    ["plan", "--pairs", "1e6"],
 ]
 for argv in commands:
     assert carrara.run_command(argv) == 0, argv
