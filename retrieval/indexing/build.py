@@ -53,7 +53,7 @@ def built_index(
 
 def _train(index: faiss.Index, stream: knn.Vectors, held_out: np.ndarray, max_bytes: int) -> None:
     """On pictures, or on captions, alone: with captions among the pictures some centroids lie where
-    captions are, win every query by words, and have no picture in their lists (docs/knn-index.md)."""
+    captions are, win every query by words, and hold no picture (docs/knn-index.md)."""
     if index.is_trained:
         return
     ivf = faiss.try_extract_index_ivf(index)

@@ -15,8 +15,8 @@ from infra.errors import ConflictError, InputError
 from pipeline import forget, select
 from pipeline.corpus import read_manifest
 from training.config import Config
-from training.ledger import Appearances, appearances
 from training.data import make_stream
+from training.ledger import Appearances, appearances
 from training.record import RunRecord, begin
 
 BATCH_SIZE = 7
