@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import Config
-from training.data import Batch
+from training.streaming.batch import Batch
 from training.text import Captions
 
 

@@ -35,10 +35,10 @@ from benchmarks.result_corpus import build
 from infra.cluster import Workers
 from pipeline.corpus import read_manifest
 from training.config import Config, ParallelConfig, UNetConfig
-from training.data import prefetched
 from training.loop import Trainer
 from training.parallel import Worker
 from training.record import RunRecord
+from training.streaming.ahead import prefetched
 
 WARM_UP = 2
 """Steps before the clock runs."""

@@ -103,7 +103,8 @@ def _print_ratios(rates: dict[str, list[float]]) -> None:
 
 def _print_bytes(root: str, manifest: Manifest) -> None:
     """What the workers of one epoch read, in parts of the corpus."""
-    from training.data import SampleStream, StreamSettings
+    from training.data import SampleStream
+    from training.streaming.batch import StreamSettings
     from training.streaming.feeding import parts_of
 
     size, batch_size = sum(shard.num_bytes for shard in manifest.shards), 128

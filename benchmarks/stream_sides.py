@@ -97,7 +97,9 @@ def _decode(
 
 
 def ours(root: str, image_size: int, cores: int, decode_in: Any) -> Iterator[int]:
-    from training.data import SampleStream, StreamSettings, prefetched
+    from training.data import SampleStream
+    from training.streaming.ahead import prefetched
+    from training.streaming.batch import StreamSettings
 
     stream = SampleStream(
         StreamSettings(

@@ -32,11 +32,13 @@ from benchmarks.roofline import bandwidth, shares, synchronize, traffic
 from infra.cluster import Workers
 from pipeline.corpus import read_manifest
 from training.config import SIZES, Config
-from training.data import Batch, make_stream, prefetched
+from training.data import make_stream
 from training.loop import Trainer
 from training.network import flops_per_image
 from training.parallel import Worker
 from training.record import RunRecord
+from training.streaming.ahead import prefetched
+from training.streaming.batch import Batch
 from training.text import make_captions
 from training.watching.peak import measured_flops, peak_flops
 

@@ -1,7 +1,6 @@
 """The stream of samples: which pictures and captions make up the batch of a step.
 
 Reads   ROOT/manifest.json, shards, and a selection if one is named; the same of corpora mixed in
-Writes  RUN/ledger/, where samples were taken down while the run went on
 
 The global batch of a step is a pure function of (corpus digest, selection, seed, step): the same
 uids in the same order whatever the number of workers and after any crash, captions, flips and crops
@@ -9,16 +8,13 @@ included (training/streaming/order.py). Workers read different parts of the shar
 step and within bounded memory (training/streaming/reading.py), and decode off the training thread.
 """
 
-import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import torch
@@ -30,8 +26,10 @@ from pipeline.corpus import Manifest
 from pipeline.pixels.picture_header import UnusableError
 from training.config import Config
 from training.order import Block, Purpose, random
+from training.streaming.batch import Batch, StreamSettings
 from training.streaming.catalogue import Catalogue
-from training.streaming.feeding import Feeder, Pending, feeder
+from training.streaming.feeding import Pending
+from training.streaming.kept import KeptSample, KeptSamples
 from training.streaming.pixels import (
     CENTRE,
     Pixels,
@@ -43,55 +41,9 @@ from training.streaming.plan import Cell, Drawn, SamplePlan
 from training.streaming.reading import BlockReader, HeldBlock, Place, TakenDownError
 from training.streaming.resident import ResidentSamples
 from training.streaming.shapes import shapes_for
-from training.streaming.takedowns import note_takedowns
 
 LOOK_EVERY_S = 1.0
 """How often a stream looks whether something was taken down."""
-
-RECORD_BYTES = 512
-"""Of memory, that a sample takes beside its pixels."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One worker's part of a step: b pictures of one shape."""
-
-    uids: list[str]
-    captions: list[str]
-    pixels: Tensor  # uint8 [b, 3, H, W], in channels-last memory
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """What a stream is made of; it can be sent to other processes."""
-
-    root: str
-    selection: str | None = None
-    mix: tuple[str, ...] = ()
-    mix_shares: tuple[float, ...] = ()
-    mix_selections: tuple[str, ...] = ()
-    """Of each of `mix`; "": all of it."""
-    born: tuple[str, ...] = ()
-    """The digests of the corpora when the run began; none: it begins now."""
-    run: str | None = None
-    """Where it is noted when samples are taken down; none: nowhere."""
-    held_out: float = 0.0
-    needs_captions: bool = False
-    image_size: int = 32
-    max_aspect_ratio: float = 1.0
-    side_multiple: int = 16
-    horizontal_flip: bool = False
-    crop: Literal["centre", "random"] = "centre"
-    batch_size: int = 128
-    seed: int = 0
-    shuffle_shards: int = 8
-    shuffle_samples: int = 8192
-    cache_size_mb: int = 1024
-    decode_in: Literal["threads", "processes", "ray"] = "threads"
-    num_decoders: int = 2
-    num_readers: int = 16
-    device: str = "cpu"
-    on_device: bool = False
 
 
 class SampleStream:
@@ -119,7 +71,7 @@ class SampleStream:
         self.reader = BlockReader(
             self.catalogues, self.plan, cache_bytes * 3 // 8, settings.num_readers
         )
-        self._kept = _KeptSamples(cache_bytes * 3 // 8, whole=settings.crop == "random")
+        self._kept = KeptSamples(cache_bytes * 3 // 8, whole=settings.crop == "random")
         self._decoders = ThreadPoolExecutor(settings.num_decoders, thread_name_prefix="decode")
         self._lock = threading.RLock()
         self._looked = time.monotonic()
@@ -264,7 +216,7 @@ class SampleStream:
             corpus, shard, row = task.place
             held = task.held
             stored = held.take(shard, row) if held else self.reader.read(corpus, shard, row)
-            sample = _Sample(stored.uid, stored.caption, stored.image)
+            sample = KeptSample(stored.uid, stored.caption, stored.image)
         if isinstance(sample.picture, bytes):
             decode_sample(out, sample.uid, sample.picture, task.crop)
             self._kept.offer(task.place, sample, out)
@@ -281,49 +233,6 @@ class _Task:
     held: HeldBlock | None
     flip: bool
     crop: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class _Sample:
-    uid: str
-    caption: str
-    picture: bytes | Pixels
-    """As stored, or decoded but not yet flipped."""
-
-
-class _KeptSamples:
-    """Samples that stay in memory for later epochs: the first ones that fit, since every sample
-    comes round equally often."""
-
-    def __init__(self, max_bytes: int, whole: bool) -> None:
-        """`whole`: pictures as stored, where each time another part of them is wanted."""
-        self._max_bytes, self._whole = max_bytes, whole
-        self._samples: dict[Place, _Sample] = {}
-        self._lock = threading.Lock()
-        self._is_full = False
-        self.num_bytes = 0
-
-    @property
-    def has_room(self) -> bool:
-        """Nothing had to be left out so far."""
-        return not self._is_full
-
-    def __contains__(self, place: Place) -> bool:
-        return place in self._samples
-
-    def get(self, place: Place) -> _Sample | None:
-        return self._samples.get(place)
-
-    def offer(self, place: Place, sample: _Sample, pixels: Pixels) -> None:
-        picture = sample.picture if self._whole else pixels
-        num_bytes = RECORD_BYTES + (len(picture) if isinstance(picture, bytes) else picture.nbytes)
-        with self._lock:
-            self._is_full |= self.num_bytes + num_bytes > self._max_bytes
-            if place in self._samples or self.num_bytes + num_bytes > self._max_bytes:
-                return
-            self.num_bytes += num_bytes
-            kept = picture if isinstance(picture, bytes) else picture.copy()
-            self._samples[place] = _Sample(sample.uid, sample.caption, kept)
 
 
 @dataclass(frozen=True)
@@ -422,84 +331,3 @@ def _check_captions(catalogues: Sequence[Catalogue]) -> None:
                 "caption; expected captions to learn from: download with --caption-column, or "
                 "train without any by --caption-dropout 1"
             )
-
-
-# Batches made ahead
-
-
-@contextmanager
-def prefetched(
-    stream: SampleStream, steps: range, positions: range, depth: int = 4
-) -> Iterator[Iterator[Batch]]:
-    """The batches of these steps in order, made ahead."""
-    with feeder(stream, positions) as maker:
-        ahead = _Ahead(stream, maker, steps, positions, depth)
-        try:
-            yield ahead.batches()
-        finally:
-            ahead.stop()
-
-
-class _Ahead:
-    """A thread that begins batches, `depth` of them before they are asked for."""
-
-    def __init__(
-        self, stream: SampleStream, maker: Feeder, steps: range, positions: range, depth: int
-    ) -> None:
-        self._stream, self._maker, self._steps, self._positions = stream, maker, steps, positions
-        self._ready: queue.Queue[Pending | BaseException] = queue.Queue(maxsize=depth)
-        self._is_stopped = threading.Event()
-        self._noted: list[str] | None = None
-        self._thread = threading.Thread(target=self._produce, name="prefetch", daemon=True)
-        self._thread.start()
-
-    def batches(self) -> Iterator[Batch]:
-        for step in self._steps:
-            outcome = self._ready.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield self._checked(step, outcome)
-
-    def stop(self) -> None:
-        self._is_stopped.set()
-        self._thread.join()
-
-    def _checked(self, step: int, pending: Pending) -> Batch:
-        """Made anew as long as it has anything that was taken down since it was begun."""
-        while True:
-            try:
-                batch = pending.result()
-            except TakenDownError:
-                pending = self._maker.begin(step, follow=True)
-                continue
-            gone = self._stream.gone
-            if gone:
-                self._note(step)
-            if not gone or gone.isdisjoint(batch.uids):
-                return batch
-            pending = self._maker.begin(step, follow=True)
-
-    def _note(self, step: int) -> None:
-        """In the ledger, once for every state of the corpora."""
-        digests = self._stream.digests
-        if digests != self._noted and self._stream.settings.run:
-            note_takedowns(self._stream.settings.run, step, self._positions, digests)
-        self._noted = digests
-
-    def _produce(self) -> None:
-        try:
-            for step in self._steps:
-                if not self._put(self._maker.begin(step)):
-                    return
-        except BaseException as error:  # carried to the consumer, which raises it
-            self._put(error)
-
-    def _put(self, outcome: Pending | BaseException) -> bool:
-        while not self._is_stopped.is_set():
-            self._stream.follow_now_and_then()
-            try:
-                self._ready.put(outcome, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False

@@ -23,7 +23,7 @@ from infra.stamp import differences
 from training import checkpoint
 from training.checkpoint import CheckpointManifest
 from training.config import Config
-from training.data import Batch, make_stream, prefetched
+from training.data import make_stream
 from training.diffusion import Network, make_objective
 from training.draws import draw, seed_of
 from training.initial import load_initial
@@ -37,6 +37,8 @@ from training.parallel import Layout, Worker, replicated, shard, synchronised
 from training.record import RunRecord
 from training.space import Draw, conditioned, make_space
 from training.state import State
+from training.streaming.ahead import prefetched
+from training.streaming.batch import Batch
 from training.text import make_captions
 from training.watching.watch import Watch
 from training.writer import CheckpointWriter

@@ -81,6 +81,7 @@ def _carried_out(chains: Chains, folder: Path) -> list[dict[str, object]]:
                 *(sys.executable, "-m", "infra.drill.inside", str(folder), json.dumps(chains)),
             ],
             cwd=REPOSITORY,
+            env=_environment(),
             stdin=subprocess.PIPE,  # when this process ends, so does that one
             stdout=subprocess.PIPE,
             stderr=log,
@@ -96,6 +97,12 @@ def _carried_out(chains: Chains, folder: Path) -> list[dict[str, object]]:
             process.kill()  # with all that runs in its namespaces
             process.wait()
     return rows
+
+
+def _environment() -> dict[str, str]:
+    """Without what points to a store or cluster of the user's own."""
+    theirs = ("AWS_", "CARRARA_", "RAY_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
 
 
 def namespaces() -> list[str]:

@@ -19,8 +19,10 @@ from PIL import Image
 from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import Manifest, iter_samples, read_manifest, selection_url, shard_url
-from training.data import SampleStream, StreamSettings, decode, prefetched
+from training.data import SampleStream, decode
 from training.held_out import is_held_out
+from training.streaming.ahead import prefetched
+from training.streaming.batch import StreamSettings
 
 FIVE: dict[str, Any] = {
     "image_size": 16,

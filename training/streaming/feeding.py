@@ -26,7 +26,8 @@ from infra.errors import ShortfallError
 from training.streaming.parts import Answer, Job, Request
 
 if TYPE_CHECKING:
-    from training.data import Batch, SampleStream, StreamSettings
+    from training.data import SampleStream
+    from training.streaming.batch import Batch, StreamSettings
     from training.streaming.pixels import Pixels
 
 NUM_SLOTS = 12

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from infra.errors import CarraraError
 
 if TYPE_CHECKING:
-    from training.data import StreamSettings
+    from training.streaming.batch import StreamSettings
 
 
 @dataclass(frozen=True)

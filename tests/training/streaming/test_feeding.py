@@ -12,7 +12,9 @@ import torch
 from infra.cluster import Workers, connect
 from infra.errors import DamagedError, ShortfallError
 from pipeline.corpus import Manifest, shard_url
-from training.data import SampleStream, StreamSettings, prefetched
+from training.data import SampleStream
+from training.streaming.ahead import prefetched
+from training.streaming.batch import StreamSettings
 from training.streaming.feeding import parts_of
 
 STEPS = range(3, 9)

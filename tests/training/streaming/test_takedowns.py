@@ -17,9 +17,11 @@ from pipeline import forget, select
 from pipeline.corpus import read_manifest
 from training import data
 from training.config import Config
-from training.data import SampleStream, StreamSettings, make_stream, prefetched
+from training.data import SampleStream, make_stream
 from training.ledger import appearances
 from training.record import RunRecord, begin, continuing, holds
+from training.streaming.ahead import prefetched
+from training.streaming.batch import StreamSettings
 
 BATCH_SIZE = 6
 NUM_STEPS = 20
