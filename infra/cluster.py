@@ -20,6 +20,8 @@ from pydantic import Field
 from infra.config import Settings
 from infra.errors import CarraraError, ConfigError, StorageError
 from infra.progress import track
+from infra.watching.events import tell
+from infra.watching.run import current
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -123,7 +125,18 @@ def map_on_workers(
         for outcome in outcomes:
             if bar is not None:
                 bar.advance(size(outcome.item))
+            _tell(description, outcome)
             yield outcome
+
+
+def _tell(task: str, outcome: Outcome[Item, Result]) -> None:
+    """To whoever watches: which item, by its shard's name where it is one or has one."""
+    run = current()
+    if run is not None and outcome.error is not None:
+        run.num_failed += 1
+    shard = getattr(outcome.item, "shard", outcome.item)
+    name = str(getattr(shard, "name", shard))
+    tell("item", None, task=task, shard=name, error=outcome.error)
 
 
 def _run_here(

@@ -7,6 +7,7 @@ import pytest
 
 import carrara
 from examples.emoji.server import serve, write_list
+from pipeline.corpus import read_manifest
 
 
 @pytest.mark.usefixtures("_text_again")
@@ -25,5 +26,9 @@ def test_a_command_s_lines_are_objects_of_one_run(
     assert len({line["run"] for line in lines}) == 1
     progress = [line for line in lines if line["event"] == "progress"]
     assert progress[-1]["done"] == progress[-1]["total"] > 0
+    items = [line for line in lines if line["event"] == "item"]
+    shards = [shard.name for shard in read_manifest(str(root)).shards]
+    assert sorted(item["shard"] for item in items) == shards
+    assert {item["error"] for item in items} == {None}
     assert (error["event"], error["exit_code"]) == ("error", 2)
     assert "nowhere: no corpus here" in error["message"]
