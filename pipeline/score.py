@@ -16,7 +16,6 @@ signal of your own is a class that fits `Signal`, given as "module:Class".
 
 import importlib
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError, ShortfallError
 from infra.stamp import claim
 from infra.summary import Stopwatch, Summary
+from infra.watching.events import tell
 from pipeline.corpus import Manifest, Shard, read_manifest
 from pipeline.scored import folder_of, publish_manifest, score_shard, stamp_of
 
@@ -159,7 +159,7 @@ def default_signals(root: str, encoder: str | None) -> tuple[str, ...]:
         if encoder is not None or any(map(storage.exists, found)):
             names.append(name)
         else:
-            print(f"score: {root} has no {folder} yet, so without {name}", file=sys.stderr)
+            tell("note", f"score: {root} has no {folder} yet, so without {name}")
     return tuple(names)
 
 

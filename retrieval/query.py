@@ -12,7 +12,6 @@ There are exactly k hits where the corpus has them; what was folded or hidden is
 """
 
 import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +21,7 @@ from pydantic import Field
 from infra.config import POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError
 from infra.summary import Stopwatch, Summary
+from infra.watching.events import tell
 from pipeline.fetching.fetch_settings import FetchSettings
 from retrieval.embedding.embeddings import Modality
 
@@ -114,7 +114,7 @@ def run(config: Config) -> Summary:
         asked = [Asked(*one) for one in zip(labels, questions, answers, strict=True)]
         for one in asked:
             for note in one.answer.notes:
-                print(f"query: {f'{one.label}: ' if len(asked) > 1 else ''}{note}", file=sys.stderr)
+                tell("note", f"query: {f'{one.label}: ' if len(asked) > 1 else ''}{note}")
         outputs = _write(config, retriever, asked)
     return Summary(
         stage="query",

@@ -13,7 +13,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from pydantic import Field
 from infra.config import StageConfig
 from infra.errors import ConfigError
 from infra.summary import Stopwatch, Summary
+from infra.watching.events import tell
 from retrieval.serving.settings import ServeSettings, name_and_root
 
 if TYPE_CHECKING:
@@ -146,4 +146,4 @@ def _address(listener: socket.socket) -> str:
 
 
 def _say(line: str) -> None:
-    print(f"serve: {line}", file=sys.stderr, flush=True)
+    tell("note", f"serve: {line}")

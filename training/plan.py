@@ -9,7 +9,6 @@ Writes  the rates, with --calibrate
     carrara plan ROOT --run RUN --achieved --rates rates.toml
 """
 
-import sys
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -21,6 +20,7 @@ from infra.planning.failures import LINK_ROT_PER_MONTH
 from infra.planning.fleet import read_fleet, this_machine
 from infra.planning.rates import Rates, read_rates
 from infra.summary import Stopwatch, Summary
+from infra.watching.events import tell
 
 
 class Config(StageConfig):
@@ -114,4 +114,4 @@ def _rates(config: Config) -> Rates:
 
 
 def _say(line: str) -> None:
-    print(f"plan: {line}", file=sys.stderr, flush=True)
+    tell("note", f"plan: {line}")

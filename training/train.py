@@ -8,7 +8,6 @@ workers that replace lost ones: the checkpoints in RUN are the only state, Ray k
 """
 
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +22,8 @@ from infra.config import digest_of
 from infra.errors import CarraraError, ConfigError, ShortfallError, StorageError
 from infra.progress import Bar, track
 from infra.summary import Stopwatch, Summary
+from infra.watching.events import tell
+from infra.watching.run import current
 from training.config import Config, UNetConfig
 from training.watching.console import note
 
@@ -137,7 +138,7 @@ def _train_here(record: "RunRecord", bar: Bar, first_step: int) -> None:
 
     def on_log(line: "Metrics") -> None:
         nonlocal step
-        bar.advance(line["step"] - step, note=note(line))
+        _show(bar, line, step)
         step = line["step"]
 
     with of_termination() as notices:
@@ -301,9 +302,18 @@ def _follow(run: str, bar: Bar, step: int, stop: threading.Event) -> None:
         for event in events[num_events:]:
             if event["event"] != "start":
                 told = event.get("message") or f"from step {event['step']}"
-                print(f"train: {event['event']}: {told}", file=sys.stderr, flush=True)
+                tell(str(event["event"]), f"train: {event['event']}: {told}", of_run=event)
         num_events = len(events)
         lines = read_metrics(run)
         if lines and lines[-1]["step"] > step:
-            bar.advance(lines[-1]["step"] - step, note=note(lines[-1]))
+            _show(bar, lines[-1], step)
             step = lines[-1]["step"]
+
+
+def _show(bar: Bar, line: "Metrics", step: int) -> None:
+    """A line of metrics; `step` is that of the line before."""
+    if (watched := current()) is not None:
+        watched.values |= {
+            name: float(value) for name, value in line.items() if isinstance(value, int | float)
+        }
+    bar.advance(line["step"] - step, note=note(line))

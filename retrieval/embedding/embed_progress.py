@@ -4,7 +4,6 @@ Workers tell a tally, batch by batch; a thread of the command's own process asks
 bar moving, from the first second on. Reads and writes nothing.
 """
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from infra.cluster import Workers, connect
 from infra.progress import LINE_EVERY_S, Bar
+from infra.watching.events import tell
 
 Report = Callable[[str, int, Mapping[str, float]], None]
 """Told a shard's name, how many of its samples are through, and the seconds that its worker has
@@ -104,7 +104,7 @@ def said(what: str) -> Iterator[None]:
 
     def say() -> None:
         while not stop.wait(LINE_EVERY_S):
-            print(f"{what}, {monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            tell("note", f"{what}, {monotonic() - start:.0f} s")
 
     thread = threading.Thread(target=say, name="progress", daemon=True)
     thread.start()

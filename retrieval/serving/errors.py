@@ -4,7 +4,6 @@ A client's mistake is 4xx. What the machine can't do now is 503, and the service
 says why; a bug is 500 there too, with its traceback.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from infra.errors import CarraraError, ConfigError, InputError
+from infra.watching.events import tell
 
 
 class ErrorMessage(BaseModel):
@@ -69,7 +69,7 @@ def validation_line(errors: Sequence[Any]) -> str:
 
 
 def log(line: str) -> None:
-    print(f"serve: {line}", file=sys.stderr, flush=True)
+    tell("error", f"serve: {line}")
 
 
 async def _on_http(_request: Request, error: Exception) -> Response:
