@@ -70,6 +70,7 @@ def write(
     for part, tensors in parts.items():
         name = file_name(part, shard, num_shards)
         with storage.publish(storage.join(checkpoint_url(run, step), name)) as path:
+            path.touch()
             mode = path.stat().st_mode
             safetensors.torch.save_file(tensors, path)
             path.chmod(mode)  # others may read it, where safetensors says its owner alone
