@@ -82,6 +82,7 @@ def _serve(application: "FastAPI", listener: socket.socket, config: Config) -> N
     settings = uvicorn.Config(
         application,
         access_log=False,
+        http="h11",  # its faster sibling answers what is too long before the application can
         log_level="warning",
         server_header=False,
         forwarded_allow_ips=config.trusted_proxies,

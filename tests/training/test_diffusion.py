@@ -60,7 +60,7 @@ def test_q_sample_has_the_mean_and_variance_of_equation_4(schedule: str) -> None
 def test_optimum_reaches_the_floor_of_the_loss_whatever_is_predicted(
     schedule: str, s: float, floor: float, prediction: str
 ) -> None:
-    objective = objective_of(schedule=schedule, prediction=prediction)
+    objective = objective_of(schedule=schedule, prediction=prediction, weighting="uniform")
     generator = torch.Generator().manual_seed(1)
     t = torch.arange(1000)
     x_0 = 0.3 + s * torch.randn(1000, 1, 48, 48, generator=generator)
@@ -140,7 +140,7 @@ def test_rates_are_float32_of_the_float64_tables() -> None:
 
 def test_last_step_that_is_pure_noise_can_not_be_predicted_by_its_noise() -> None:
     with pytest.raises(ConfigError, match="expected prediction 'v' or 'x_0'"):
-        objective_of(zero_terminal_snr=True)
+        objective_of(zero_terminal_snr=True, prediction="eps", weighting="uniform")
     objective = objective_of(zero_terminal_snr=True, prediction="v", weighting="v")
     x_T, t = torch.randn(2, 3, 4, 4), torch.tensor([999, 999])
     assert torch.equal(objective.denoise(lambda x_t, _t: -x_t)(x_T, t), x_T)

@@ -253,7 +253,7 @@ def test_network_learns_in_the_loop(network: str, tiny_config: Maker) -> None:
     text = {"trained": network == "uvit", "width": 16, "num_layers": 1, "num_heads": 2}
     config = tiny_config(
         network=network, uvit=tiny_uvit, text=text, num_steps=40, checkpoint_every=40,
-        learning_rate=5e-3, log_every=10,
+        learning_rate=5e-3, log_every=10, prediction="eps", weighting="uniform",
     )  # fmt: skip
     run(config)
     losses = [line["loss"] for line in read_metrics(config.run)]

@@ -151,7 +151,7 @@ def test_mistake_found_by_a_worker_ends_the_run_at_once(
     tar = Path(shard_url(small_corpus, "00001"))
     tar.write_bytes(tar.read_bytes()[:700])
     config = tiny_config(root=small_corpus, workers=Workers(num_workers=1))
-    with pytest.raises(DamagedError, match=r"00001\.tar: damaged"):
+    with pytest.raises(DamagedError, match=r"shard 00001, sample [0-9a-f]{32}: damaged"):
         run(config)
     assert [event["event"] for event in read_events(config.run)] == ["start"]  # no second try
 

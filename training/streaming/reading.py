@@ -299,7 +299,7 @@ def _unpack(members: memoryview, table: ShardTable, row: int) -> Stored:
         caption_at += tar.BLOCK
         caption = bytes(members[caption_at : caption_at + caption_size]).decode()
     except ValueError as error:
-        raise _damaged(table, row, str(error)) from error
+        raise _damaged(table, row, "no sample lies in its place") from error
     if names[0].partition(".")[0] != key or names[1] != f"{key}.txt":
         raise _damaged(table, row, f"its place holds {names[0] or 'nothing'!r}")
     if len(image) != size or len(caption) > caption_size:

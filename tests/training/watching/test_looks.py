@@ -43,7 +43,7 @@ WATCH = WatchConfig(
 def watched(config_of: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A finished run of twelve steps that was looked at."""
     place = tmp_path_factory.mktemp("watched") / "run"
-    config = config_of(str(place), held_out=0.3, watch=WATCH)
+    config = config_of(str(place), held_out=0.3, watch=WATCH, prediction="eps", weighting="uniform")
     run(config)
     return config
 
