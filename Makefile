@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
   && command -v $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo demo-fast test tools lint install lock sbom audit site clean
+.PHONY: demo demo-fast test drill tools lint install lock sbom audit site clean
 
 demo: install
 	$(BIN)/carrara demo
@@ -16,6 +16,10 @@ demo-fast: install
 
 test: lint tools
 	$(BIN)/pytest
+
+# Three rehearsed machines, every fault: ten minutes, which `make test` leaves out.
+drill: install tools
+	$(BIN)/pytest -m drill
 
 tools:
 	tests/install-tools.sh

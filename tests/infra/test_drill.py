@@ -12,6 +12,7 @@ from infra.drill.jobs import JOBS
 from infra.errors import ConfigError
 
 
+@pytest.mark.drill
 @pytest.mark.timeout(1500)
 def test_every_job_ends_as_if_nothing_had_befallen_it() -> None:
     summary = rehearse(small=True, folder=None)
