@@ -15,7 +15,7 @@ from infra.checks.finding import Finding, Subject, broken, ok, warning
 
 NAMES = (
     *("example.com", "example.org", "wikipedia.org", "wikimedia.org", "archive.org"),
-    *("commoncrawl.org", "github.com", "huggingface.co", "python.org", "wikipedia.org"),
+    *("commoncrawl.org", "github.com", "huggingface.co", "python.org", "pytorch.org"),
     *("debian.org", "kernel.org", "mozilla.org", "w3.org", "ietf.org", "arxiv.org"),
 )
 """Few, and of hosts that a lookup does not burden."""
