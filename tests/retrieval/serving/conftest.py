@@ -46,8 +46,8 @@ def serving(*roots: str, **settings: Any) -> Iterator[httpx.Client]:
     """A client of a service with these settings."""
     app = create_app(ServeSettings(roots=roots, **settings))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    settings = uvicorn.Config(app, http="h11", log_level="warning", access_log=False)
-    server = uvicorn.Server(settings)
+    config = uvicorn.Config(app, http="h11", log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
