@@ -1,5 +1,5 @@
-"""The frozen text tower that a Carrara run reads captions with: open_clip's, without its image
-tower, of which a stub is left. Needs open_clip_torch."""
+"""The frozen text tower that a Carrara run reads captions with: open_clip's, whose image
+tower is made as small as it can be, for nothing asks it. Needs open_clip_torch."""
 
 from typing import Any
 
