@@ -14,10 +14,10 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillAtItError
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
@@ -35,6 +35,13 @@ Result = TypeVar("Result")
 SAY_EVERY_S = 2.0
 GRACE_S = 10
 """For requests under way when it is told to end."""
+
+HTTP_SETTINGS: Mapping[str, Any] = {
+    "http": "h11",  # its faster sibling answers what is too long before the application can
+    # Of a request's line and headers: a long question in a URL is refused in words, too.
+    "h11_max_incomplete_event_size": 1_000_000,
+}
+"""Of uvicorn."""
 
 
 class Config(ServeSettings, StageConfig):
@@ -81,8 +88,8 @@ def _serve(application: "FastAPI", listener: socket.socket, config: Config) -> N
 
     settings = uvicorn.Config(
         application,
+        **HTTP_SETTINGS,
         access_log=False,
-        http="h11",  # its faster sibling answers what is too long before the application can
         log_level="warning",
         server_header=False,
         forwarded_allow_ips=config.trusted_proxies,

@@ -9,7 +9,7 @@ clip-retrieval's clients send none, and browsers text/plain.
 import asyncio
 import re
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
@@ -30,6 +30,10 @@ LIGHT_PATH = re.compile(OPEN_PATH.pattern + "|/metrics")
 
 BODY_TIMEOUT_S = 30.0
 """For the whole of a request's body."""
+
+LINGER_S = 5.0
+"""So long what is too long is still taken, and thrown away: closing a connection that has unread
+bytes resets it, and the client would read of that instead of its fault."""
 
 MAX_BODIES_BYTES = 256_000_000
 """Of all requests under way."""
@@ -112,6 +116,7 @@ class Intake:
         """Counted in `_num_body_bytes` until the request is answered."""
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_bytes:
+            await _linger(receive)
             raise self._too_long()
         body = bytearray()
         try:
@@ -124,11 +129,13 @@ class Intake:
                     chunk = message.get("body", b"")
                     body += chunk
                     self._num_body_bytes += len(chunk)
+                    more = message.get("more_body", False)
                     if len(body) > self._max_bytes:
+                        if more:
+                            await _linger(receive)
                         raise self._too_long()
                     if self._num_body_bytes > MAX_BODIES_BYTES:
                         raise self._admission.busy("too many long requests at once")
-                    more = message.get("more_body", False)
         except BaseException as error:
             self._num_body_bytes -= len(body)
             if isinstance(error, TimeoutError):
@@ -137,7 +144,7 @@ class Intake:
         return bytes(body)
 
     def _too_long(self) -> HTTPException:
-        # What is still to come is not read: the connection can't be used again.
+        # Where more is still to come, the connection can't be used again.
         return HTTPException(413, f"longer than {self._max_bytes:,} bytes", {"Connection": "close"})
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
@@ -145,6 +152,13 @@ class Intake:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.inside.set(self._admission.num_inside)
         self._metrics.note_request(route, status, seconds)
+
+
+async def _linger(receive: Receive) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def _take_for_json(scope: Scope) -> None:

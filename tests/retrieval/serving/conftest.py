@@ -15,6 +15,7 @@ import uvicorn
 from infra.cluster import Workers
 from pipeline.corpus import Manifest, iter_samples, read_manifest
 from retrieval import embed, index
+from retrieval.serve import HTTP_SETTINGS
 from retrieval.serving.app import create_app
 from retrieval.serving.settings import ServeSettings
 
@@ -46,7 +47,7 @@ def serving(*roots: str, **settings: Any) -> Iterator[httpx.Client]:
     """A client of a service with these settings."""
     app = create_app(ServeSettings(roots=roots, **settings))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    config = uvicorn.Config(app, http="h11", log_level="warning", access_log=False)
+    config = uvicorn.Config(app, **HTTP_SETTINGS, log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -5,6 +5,8 @@ import io
 import json
 import struct
 import threading
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -59,6 +61,24 @@ def test_a_body_that_is_no_question_is_4xx(client: httpx.Client, body: bytes, to
         status, error = error_of(client.post(path, content=body))
         assert status in (400, 422)
         assert path == "/knn-service" or told in error, error
+
+
+def test_a_question_too_long_for_its_url_is_refused_in_words(client: httpx.Client) -> None:
+    # httpx sends no URL of over 65,536 characters; others do.
+    url = f"{client.base_url}/v1/search?query={'x' * 500_000}"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url)
+    assert refused.value.code == 422
+    assert "at most" in json.load(refused.value)["error"]
+
+
+def test_a_body_far_too_long_is_refused_when_it_has_been_sent(
+    served_root: str, start_service: StartService
+) -> None:
+    with start_service(served_root, max_request_bytes=10_000) as client:
+        for _ in range(5):
+            status, _ = error_of(client.post("/v1/search", content=b"x" * 30_000_000))
+            assert status == 413
 
 
 def test_a_long_body_is_refused_unread(served_root: str, start_service: StartService) -> None:
