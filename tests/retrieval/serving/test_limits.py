@@ -68,8 +68,9 @@ def test_a_question_too_long_for_its_url_is_refused_in_words(client: httpx.Clien
     url = f"{client.base_url}/v1/search?query={'x' * 500_000}"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(url)
-    assert refused.value.code == 422
-    assert "at most" in json.load(refused.value)["error"]
+    with refused.value as answer:
+        assert answer.code == 422
+        assert "at most" in json.load(answer)["error"]
 
 
 def test_a_body_far_too_long_is_refused_when_all_of_it_was_sent(
@@ -79,7 +80,8 @@ def test_a_body_far_too_long_is_refused_when_all_of_it_was_sent(
         url = f"{client.base_url}/v1/search"
         with pytest.raises(urllib.error.HTTPError) as refused:  # it reads nothing until then
             urllib.request.urlopen(url, data=b"x" * 30_000_000)
-        assert refused.value.code == 413
+        with refused.value as answer:
+            assert answer.code == 413
 
 
 def test_a_long_body_is_refused_unread(served_root: str, start_service: StartService) -> None:
