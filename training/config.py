@@ -118,8 +118,8 @@ class WatchConfig(Settings):
     worker_hour_dollars: float = Field(0.0, ge=0)
     """What a worker costs an hour; with it the log has dollars a million images."""
     peak_tflops: float | None = Field(None, gt=0)
-    """What a worker's device computes at its best, for MFU; none: the maker's figure where it is
-    known (training/watching/peak.py), else measured."""
+    """What a worker's device computes at its best, for MFU; none: by the maker's figures, where
+    they are known (training/watching/peak.py)."""
 
 
 class ParallelConfig(Settings):

@@ -24,10 +24,8 @@ from pydantic import Field
 
 from infra.config import Settings
 from infra.errors import ConfigError
+from infra.planning.gpus import PEAK_TFLOPS
 from infra.records import read_record
-
-PEAK_TFLOPS = {"H200": 989.4, "H100": 989.4, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
-"""Dense products in bfloat16, from NVIDIA's datasheets; without sparsity."""
 
 ON_GPUS = ("embed", "train")
 
@@ -43,7 +41,7 @@ class Machine(Settings):
     """To the store and to the web, gigabits a second; of p-like machines the aggregate."""
     gpus: int = Field(default=0, ge=0)
     gpu: str | None = None
-    """H200, H100, A100, L40S, L4; another with its `peak_tflops`."""
+    """One of infra/planning/gpus.py, such as H100; another with its `peak_tflops`."""
     peak_tflops: float | None = Field(default=None, gt=0)
     """Of one GPU, dense, in bfloat16."""
     gpu_link_gbps: float = Field(default=2400.0, gt=0)

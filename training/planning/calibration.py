@@ -23,7 +23,9 @@ import torch
 from PIL import Image, ImageFilter
 from torch.utils.flop_counter import FlopCounterMode
 
+from infra.errors import ConfigError
 from infra.planning.encoders import EncoderCost, encoder_cost
+from infra.planning.gpus import PEAK_TFLOPS
 from infra.planning.rates import Rates
 from pipeline.corpus import ROW_SCHEMA, write_shard
 from pipeline.fetching.fetch import Fetcher
@@ -86,9 +88,19 @@ def calibrate(encoder: str, train: Config, image_size: int, say: Callable[[str],
 def _of_device(step: str, flops: float, device: torch.device) -> dict[str, float]:
     """What was measured, and of the other kind of device the default."""
     if device.type == "cuda":
-        peak, _ = peak_flops(device, torch.bfloat16)
-        return {f"{step}_mfu": flops / peak}
+        return {f"{step}_mfu": flops / _peak_flops(device)}
     return {f"{step}_core_gflops": flops / 1e9}
+
+
+def _peak_flops(device: torch.device) -> float:
+    known = peak_flops(device, torch.bfloat16)
+    if known is None:
+        raise ConfigError(
+            f"--calibrate on {torch.cuda.get_device_name(device)}: no peak of it is known, which a "
+            f"share can be of; expected one of {', '.join(PEAK_TFLOPS)}; hide it "
+            "(CUDA_VISIBLE_DEVICES=) to calibrate the cores alone"
+        )
+    return known[0]
 
 
 @contextmanager

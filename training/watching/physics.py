@@ -28,21 +28,20 @@ class Physics:
     device: torch.device
     flops_per_image: float
     """Of a training step, forward and backward."""
-    peak_flops: float
-    """Of one worker's device."""
+    peak_flops: float | None
+    """Of one worker's device, at its best; None where that is not known."""
     worker_hour_dollars: float
 
     def of(self, num_steps: int, lap: Lap) -> dict[str, Any]:
         """Figures of the steps of a lap; what can't be told is None."""
         images_per_s = self.batch_size * num_steps / lap.seconds
-        share_of_peak = images_per_s * self.flops_per_image / (self.num_workers * self.peak_flops)
         dollars = None
         if self.worker_hour_dollars:
             dollars_per_s = self.worker_hour_dollars * self.num_workers / 3600
             dollars = round(1e6 * dollars_per_s / images_per_s, 4)
         return {
             "images_per_s": round(images_per_s, 1),
-            "mfu_percent": round(100 * share_of_peak, 2),
+            "mfu_percent": self.mfu_percent(images_per_s),
             "stall_percent": lap.percent("data"),
             "communication_percent": lap.percent("communication"),
             "checkpoint_percent": lap.percent("checkpoint"),
@@ -51,6 +50,13 @@ class Physics:
             "dollars_per_million_images": dollars,
             "bound_by": bound_by(lap),
         }
+
+    def mfu_percent(self, images_per_s: float) -> float | None:
+        """None where no peak is known, or where it can't be one: nothing computes more."""
+        if self.peak_flops is None:
+            return None
+        percent = 100 * images_per_s * self.flops_per_image / (self.num_workers * self.peak_flops)
+        return round(percent, 2) if percent <= 100 else None
 
 
 def bound_by(lap: Lap) -> str:

@@ -41,6 +41,7 @@ class Watch:
         self._sinks: dict[str, Sink] = {}
         self._looks: Looks | None = None
         self._latest: dict[str, Any] = {}
+        self._missed_mfu = False
         on_gpu = worker.device.type == "cuda"
         self._is_half = config.precision == "bfloat16" or (config.precision == "auto" and on_gpu)
 
@@ -79,7 +80,11 @@ class Watch:
         if self._physics is None:
             return {}
         latest, self._latest = self._latest, {}
-        return self._physics.of(num_steps, lap) | latest
+        figures = self._physics.of(num_steps, lap)
+        if figures["mfu_percent"] is None and not self._missed_mfu:
+            self._missed_mfu = True
+            self._tell_why_no_mfu(self._physics.peak_flops)
+        return figures | latest
 
     def on_line(self, line: dict[str, Any]) -> None:
         values = numbers(line)
@@ -99,10 +104,22 @@ class Watch:
             with self.clock.spent("logging"):
                 self._look(model)
 
-    def _peak_flops(self) -> float:
+    def _peak_flops(self) -> float | None:
         if self.config.watch.peak_tflops is not None:
             return self.config.watch.peak_tflops * 1e12
-        return peak_flops(self._device, torch.bfloat16 if self._is_half else torch.float32)[0]
+        known = peak_flops(self._device, torch.bfloat16 if self._is_half else torch.float32)
+        return None if known is None else known[0]
+
+    def _tell_why_no_mfu(self, peak: float | None) -> None:
+        from training.log import add_event
+
+        why = (
+            "no peak is known of this device"
+            if peak is None
+            else f"more is computed than the {peak / 1e12:g} TFLOP/s that are said to be its peak"
+        )
+        message = f"{why}; --watch.peak-tflops sets what a worker's device computes at its best"
+        add_event(self.config.run, "no MFU", message=message)
 
     def _tell(self, name: str, call: Callable[[Sink], None]) -> None:
         """A service that fails is written to no more; the training goes on."""

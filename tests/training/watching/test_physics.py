@@ -1,6 +1,7 @@
 """Clock, peak and the figures worked out from them."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ def lap(**waits_s: float) -> Lap:
     return Lap(10.0, {"data": 0.0, "checkpoint": 0.0, "logging": 0.0} | waits_s)  # type: ignore[arg-type]
 
 
-def physics(**changes: float) -> Physics:
-    settings = {"flops_per_image": 2e9, "peak_flops": 1e12, "worker_hour_dollars": 3.6} | changes
+def physics(**changes: float | None) -> Physics:
+    settings: dict[str, Any] = {"flops_per_image": 2e9, "peak_flops": 1e12}
+    settings |= {"worker_hour_dollars": 3.6} | changes
     return Physics(batch_size=100, num_workers=4, device=torch.device("cpu"), **settings)
 
 
@@ -66,16 +68,78 @@ def test_longest_wait_bounds_the_run_if_it_is_worth_naming() -> None:
     assert bound_by(lap(checkpoint=5.0)) == "checkpoint"
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_peak_is_measured_where_no_datasheet_speaks(
-    device: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("peak_flops", [None, 1e11])
+def test_where_the_peak_is_unknown_or_too_low_there_is_no_mfu(peak_flops: float | None) -> None:
+    """200 images of 2 GFLOP a second are exactly what four devices of 0.1 TFLOP/s do."""
+    figures = physics(peak_flops=peak_flops).of(21, lap())
+    assert figures["mfu_percent"] is None
+    assert figures["images_per_s"] == 210
+    assert physics(peak_flops=1e11).of(20, lap())["mfu_percent"] == 100
+
+
+CPUS = [
+    ("avx2 fma", torch.float32, 32),
+    ("avx2 fma", torch.bfloat16, 32),
+    ("avx2 fma avx512f", torch.float32, 64),
+    ("avx2 fma avx512f", torch.bfloat16, 64),
+    ("avx2 fma avx512f avx512_bf16", torch.bfloat16, 128),
+    ("avx2 fma avx512f avx512_bf16 amx_bf16", torch.bfloat16, 1024),
+    ("avx2 fma avx512f avx512_bf16 amx_bf16", torch.float32, 64),
+]
+
+
+@pytest.mark.parametrize(("flags", "dtype", "a_cycle"), CPUS)
+def test_an_x86_core_does_what_its_instructions_say(
+    flags: str, dtype: torch.dtype, a_cycle: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(peak.SIDES, device, 128)
-    monkeypatch.setattr(peak, "MEASURE_S", 0.01)
-    flops, source = peak_flops(torch.device(device), torch.float32)
-    assert source == "measured"
-    assert 1e8 < flops < 1e15
-    assert measured_flops(torch.device(device), torch.float32) > 1e8
+    describe_cpu(tmp_path, monkeypatch, f"flags\t\t: fpu sse {flags}\n")
+    known = peak_flops(torch.device("cpu"), dtype)
+    assert known is not None
+    assert known[0] == torch.get_num_threads() * 6.2e9 * a_cycle
+    assert f"{a_cycle} FLOP a cycle" in known[1]
+
+
+@pytest.mark.parametrize(
+    ("driver", "clock_hz"), [("intel_pstate", 4.1e9), ("amd-pstate-epp", 4.1e9), ("other", 6.2e9)]
+)
+def test_a_clock_counts_where_it_is_the_largest(
+    driver: str, clock_hz: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe_cpu(tmp_path, monkeypatch, "flags : fma\n")
+    for number, khz in enumerate((3_500_000, 4_100_000)):
+        folder = tmp_path / "clocks" / f"cpu{number}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "cpuinfo_max_freq").write_text(f"{khz}\n")
+        (folder / "scaling_driver").write_text(f"{driver}\n")
+    known = peak_flops(torch.device("cpu"), torch.float32)
+    assert known is not None
+    assert known[0] == torch.get_num_threads() * clock_hz * 32
+
+
+@pytest.mark.parametrize("cpuinfo", ["Features : fp asimd sve\n", "flags : fpu sse2\n", None])
+def test_of_another_processor_no_peak_is_known(
+    cpuinfo: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe_cpu(tmp_path, monkeypatch, cpuinfo)
+    assert peak_flops(torch.device("cpu"), torch.float32) is None
+
+
+def describe_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None) -> None:
+    if cpuinfo is not None:
+        (folder / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(peak, "CPUINFO", folder / "cpuinfo")
+    monkeypatch.setattr(peak, "CLOCKS", folder / "clocks")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_product_here_is_faster_than_the_peak(device: str, dtype: torch.dtype) -> None:
+    measured = measured_flops(torch.device(device), dtype)
+    assert measured > 1e8
+    known = peak_flops(torch.device(device), dtype)
+    if known is None:
+        pytest.skip("no peak is known of this device")
+    assert measured < known[0]
 
 
 @pytest.mark.parametrize(
@@ -91,9 +155,16 @@ def test_datasheet_is_found_by_the_words_of_a_name(
     name: str, tflops: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: name)
-    flops, source = peak_flops(torch.device("cuda"), torch.bfloat16)
-    assert flops == tflops * 1e12
-    assert "datasheet" in source
+    half, full = (
+        peak_flops(torch.device("cuda"), dtype) for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert half == (tflops * 1e12, f"{name}'s datasheet")
+    assert full == (tflops * 5e11, f"{name}'s datasheet, TF32")
+
+
+def test_of_a_gpu_of_another_name_no_peak_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA L400")
+    assert peak_flops(torch.device("cuda"), torch.bfloat16) is None
 
 
 def test_memory_is_that_of_this_process() -> None:
