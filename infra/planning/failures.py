@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 LINK_ROT_PER_MONTH = 0.01
-"""Of LAION-5B's links about 1% died a month (docs/plan.md)."""
+"""An assumption (docs/plan.md): said of LAION-5B, by no source that could be found."""
 MONTH_S = 30.44 * 86_400
 LEAST_SIMULATED = 0.05
 """Goodput; playing through less takes ever longer."""

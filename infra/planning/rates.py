@@ -33,13 +33,15 @@ class Rates(Settings):
     """What a core makes of an encoder: ViT-B/32 in bf16, 32 ms a picture (docs/embed.md)."""
     encode_mfu: float = Field(default=0.15, gt=0, le=1)
     """The share of a GPU's peak that an encoder reaches: 312 pictures/s of ViT-L/14 and 1,800 to
-    2,500 of ViT-B/32 on an A100, as LAION and clip-retrieval report, are 18% and 8 to 12%."""
+    2,500 of ViT-B/32 on an A100, as LAION and clip-retrieval report, are 18% and 8 to 12%
+    (`SOURCES` of benchmarks/plan.py)."""
     matmul_core_gflops: float = Field(default=60.0, gt=0)
     """float32 products on one core, which assigning vectors to lists is made of. An assumption."""
     train_core_gflops: float = Field(default=60.0, gt=0)
     """What a core makes of training: the demo's, on two cores (docs/plan.md)."""
     train_mfu: float = Field(default=0.28, gt=0, le=1)
-    """The share of a GPU's peak that training reaches: MosaicML's SD2 at 512 px, 128 A100."""
+    """The share of a GPU's peak that training reaches: what MosaicML's 290 pictures/s of SD2 at 512
+    px on 8 A100 come to (`SOURCES` of benchmarks/plan.py)."""
     overlap: float = Field(default=0.0, ge=0, le=1)
     """The share of the backward pass that communication is hidden behind; 0 is the safe side."""
     machine: str = "defaults"

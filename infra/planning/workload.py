@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 PICTURE_BYTES_AT_256 = 25_000
-"""Of a stored JPEG of 256 px (LAION-400M at 256 px: 10 TB)."""
+"""Of a stored JPEG of 256 px: LAION-400M's 10 TB (img2dataset, dataset_examples/laion400m.md)."""
 SIZE_EXPONENT = 1.22
-"""Bytes grow with the side to this power (LAION-5B at 384 px: 240 TB, 41 kB each)."""
+"""Bytes grow with the side to this power: LAION-5B at 384 px has 240 TB, 41 kB each (img2dataset,
+README.md)."""
 SAMPLE_OVERHEAD_BYTES = 2_700
 """Of caption, record and tar's headers, three blocks of which are rounded up to 512 bytes; and the
 row in the shard's parquet."""

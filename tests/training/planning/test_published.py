@@ -1,6 +1,7 @@
 """The plan against published runs; `python -m benchmarks.plan` prints every error."""
 
 from benchmarks.plan import (
+    SOURCES,
     laion_download,
     laion_embedding,
     mosaic_throughput,
@@ -11,9 +12,14 @@ from benchmarks.plan import (
 
 def test_published_runs_are_met_within_two_fifths() -> None:
     rows = [*laion_download(), *laion_embedding(), *stable_diffusion_2()]
-    assert len(rows) == 7
+    assert len(rows) == 10
     for row in rows:
         assert abs(row.error) < 0.4, row
+
+
+def test_every_figure_says_where_it_is_from() -> None:
+    rows = [*laion_download(), *laion_embedding(), *mosaic_throughput(), *stable_diffusion_2()]
+    assert {row.source for row in rows} == set(SOURCES)
 
 
 def test_published_scaling_lies_between_no_overlap_and_full_overlap() -> None:
