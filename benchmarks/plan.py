@@ -24,8 +24,8 @@ from infra.summary import Summary, print_summary
 SOURCES = {
     "blog": "laion.ai/blog/laion-5b, 2022: 5.85 G pairs; ViT-L/14 in a week on 32 A100, 312 "
     "pictures/s each; 9 TB of embeddings of pictures",
-    "recipe": "github.com/rom1504/img2dataset, README.md: 9,500 pairs/s on 10 machines, for 7 days, "
-    "and 1,350/s on one; dataset_examples/laion5B.md: machines of 16 cores, 64 threads a core",
+    "recipe": "github.com/rom1504/img2dataset, README.md: 9,500 pairs/s on 10 machines for a week, "
+    "1,350/s on one; dataset_examples/laion5B.md: machines of 16 cores, 64 threads a core",
     "clip": "github.com/rom1504/clip-retrieval, docs/distributed_clip_inference.md: 2,500 "
     "pictures/s of ViT-B/32 and 312 of ViT-L/14 on an A100",
     "mosaic": "github.com/mosaicml/diffusion, README.md: the U-Net alone, latents computed before, "
@@ -152,7 +152,7 @@ def stable_diffusion_2() -> list[Row]:
     return [
         Row("MosaicML SD2", "days of the U-Net, 8 A100", 81.33, alone / 8 / 24, "mosaic", True),
         Row("MosaicML SD2", "days of the U-Net, 128 A100", 5.51, many / 128 / 24, "mosaic", True),
-        Row("MosaicML SD2", "dollars, all included", 47_700, dollars, "mosaic3"),
+        Row("MosaicML SD2", "dollars, in all", 47_700, dollars, "mosaic3"),
         Row("Anyscale SD2", "A100-hours", 13_165, many, "anyscale"),
     ]
 
