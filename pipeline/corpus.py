@@ -29,7 +29,7 @@ from pipeline.sample import PackedSample, Sample, group_members, pack_sample, sa
 SCHEMA_VERSION = 1
 SUCCESS = "success"
 
-READ_BYTES = WRITE_BYTES = 1 << 20
+READ_BYTES = 1 << 20
 """Of a tar at once."""
 
 ROW_SCHEMA = pa.schema(
@@ -175,22 +175,14 @@ def write_packed_shard(
 ) -> Shard:
     """As `write_shard`, of samples that are members of a tar already."""
     places: dict[str, tuple[int, int]] = {}
-    num_bytes, digest = 0, hashlib.sha256()
-    # In large parts: for each the interpreter's lock is handed on and waited for again.
-    part = bytearray()
     with storage.publish(shard_url(root, name)) as path, path.open("wb", buffering=0) as file:
+        shard = tar.Writer(file)
         for sample in samples:
             assert sample.key.startswith(name), f"{sample.key} does not belong in shard {name}"
-            places[sample.key] = (num_bytes + tar.BLOCK, sample.image_size)
-            part += sample.members
-            num_bytes += len(sample.members)
-            if len(part) >= WRITE_BYTES:
-                _write_all(file, part)
-                digest.update(part)
-                part.clear()
-        end = tar.end(num_bytes)
-        _write_all(file, part + end)
-        digest.update(part + end)
+            places[sample.key] = (shard.num_bytes + tar.BLOCK, sample.image_size)
+            for part in sample.parts:
+                shard.write(part)
+        sha256 = shard.close()
     parquet = shard_url(root, name, ".parquet")
     storage.publish_table(parquet, _with_places(rows, places))
     stats_text = json.dumps(stats, indent=4, sort_keys=True)
@@ -198,17 +190,10 @@ def write_packed_shard(
     return Shard(
         name=name,
         num_samples=len(places),
-        num_bytes=num_bytes + len(end),
-        sha256=digest.hexdigest(),
+        num_bytes=shard.num_bytes,
+        sha256=sha256,
         rows_sha256=storage.sha256(parquet),
     )
-
-
-def _write_all(file: io.FileIO, data: bytearray) -> None:
-    view, written = memoryview(data), 0
-    while written < len(data):
-        written += file.write(view[written:]) or 0
-    view.release()
 
 
 def _with_places(rows: pa.Table, places: dict[str, tuple[int, int]]) -> pa.Table:

@@ -36,8 +36,12 @@ class PackedSample:
 
     key: str
     image_size: int
-    members: bytes
-    """The picture's member first."""
+    parts: tuple[bytes | memoryview, ...]
+    """Of its members, the picture's first. They may lie in a buffer that the next sample takes."""
+
+    @property
+    def members(self) -> bytes:
+        return b"".join(self.parts)
 
 
 def sample_uid(url: str, caption: str) -> str:
@@ -52,19 +56,19 @@ def pack_sample(sample: Sample) -> PackedSample:
         "json": _metadata_text(sample.metadata).encode("utf-8", "replace"),
     }
     members = (tar.member(f"{sample.key}.{name}", data) for name, data in contents.items())
-    return PackedSample(sample.key, len(sample.image), b"".join(chain.from_iterable(members)))
+    return PackedSample(sample.key, len(sample.image), tuple(chain.from_iterable(members)))
 
 
-def key_of(members: bytes) -> str:
+def key_of(members: bytes | memoryview) -> str:
     """Of a sample as it lies in a tar."""
     return tar.name_of(members).partition(".")[0]
 
 
-def rekey(members: bytes, new: dict[str, Any]) -> PackedSample | None:
+def rekey(members: bytes | memoryview, new: dict[str, Any]) -> PackedSample | None:
     """A sample as `pack_sample` laid it in a tar, with `new` in its metadata, a key among it: the
     bytes that unpacking and packing it again would give, in a fraction of the time.
 
-    None where it lies otherwise.
+    Its parts lie in `members`, save what is new. None where it lies otherwise.
     """
     view, key = memoryview(members), new["key"]
     image_size = tar.size_of(view)
@@ -80,7 +84,7 @@ def rekey(members: bytes, new: dict[str, Any]) -> PackedSample | None:
     if (txt_name, json_name) != (f"{old_key}.txt", f"{old_key}.json"):
         return None
     begin = json_at + tar.BLOCK
-    metadata = _with_entries(members[begin : begin + tar.size_of(view[json_at:])], new)
+    metadata = _with_entries(bytes(view[begin : begin + tar.size_of(view[json_at:])]), new)
     if metadata is None:
         return None
     parts = (
@@ -90,7 +94,7 @@ def rekey(members: bytes, new: dict[str, Any]) -> PackedSample | None:
         view[txt_at + tar.BLOCK : json_at],
         *tar.member(f"{key}.json", metadata),
     )
-    return PackedSample(key, image_size, b"".join(parts))
+    return PackedSample(key, image_size, parts)
 
 
 def _with_entries(text: bytes, new: dict[str, Any]) -> bytes | None:
@@ -126,7 +130,7 @@ def _metadata_text(metadata: dict[str, Any]) -> str:
 _FLAT_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",\n    ", ": "))
 
 
-def unpack_sample(members: bytes) -> Sample:
+def unpack_sample(members: bytes | memoryview) -> Sample:
     """A sample from the members of a tar that it is."""
     ((key, by_extension),) = group_members(tar.iter_members(io.BytesIO(members)))
     return sample_of(key, by_extension)

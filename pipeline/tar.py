@@ -4,11 +4,17 @@ What a shard holds is simple: plain files with short ASCII names, no owner, no t
 tarfile (GNU format), a header costs 20 microseconds (here 1.3); a sample has three.
 """
 
+import hashlib
+import io
+import os
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
 BLOCK = tarfile.BLOCKSIZE
+
+WRITE_BYTES = 1 << 20
+"""To a file at once: for each part the interpreter's lock is handed on and waited for again."""
 
 _TEMPLATE = tarfile.TarInfo().tobuf(tarfile.GNU_FORMAT)
 _NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 156)
@@ -66,6 +72,48 @@ def size_of(header: bytes | memoryview) -> int:
 def end(size: int) -> bytes:
     """What closes a tar of so many bytes: two empty blocks, and zeros up to a whole record."""
     return bytes(2 * BLOCK + -(size + 2 * BLOCK) % tarfile.RECORDSIZE)
+
+
+class Writer:
+    """A tar on its way into a file, in large parts through one buffer; its digest is taken on the
+    way, and the disk begins before all of it is there."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+        self._buffer = memoryview(bytearray(WRITE_BYTES))
+        self._num_waiting = self._num_written = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Given to `write` so far."""
+        return self._num_written + self._num_waiting
+
+    def write(self, data: bytes | memoryview) -> None:
+        end = self._num_waiting + len(data)
+        if end > len(self._buffer):
+            self._pass_on(self._buffer[: self._num_waiting])
+            self._num_waiting, end = 0, len(data)
+        if end > len(self._buffer):
+            self._pass_on(memoryview(data))
+            return
+        self._buffer[self._num_waiting : end] = data
+        self._num_waiting = end
+
+    def close(self) -> str:
+        """Writes the tar's end; returns its sha256."""
+        self.write(end(self.num_bytes))
+        self._pass_on(self._buffer[: self._num_waiting])
+        self._num_waiting = 0
+        return self._digest.hexdigest()
+
+    def _pass_on(self, data: memoryview) -> None:
+        begin, size, rest = self._num_written, len(data), data
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
+        self._digest.update(data)
+        self._num_written += size
+        if hasattr(os, "posix_fadvise"):  # only Linux starts to write out for that
+            os.posix_fadvise(self._file.fileno(), begin, size, os.POSIX_FADV_DONTNEED)
 
 
 def iter_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:

@@ -58,8 +58,9 @@ class SampleSpool(Spool):
     """Place, size of the picture and size of the members, eight bytes each."""
 
     def add_sample(self, bucket: int, place: int, sample: PackedSample) -> None:
-        head = np.array([place, sample.image_size, len(sample.members)], "<i8").tobytes()
-        self.add(bucket, head + sample.members)
+        members = sample.members
+        head = np.array([place, sample.image_size, len(members)], "<i8").tobytes()
+        self.add(bucket, head + members)
 
     def read(self, bucket: int, key_of: Callable[[int], str]) -> Iterator[PackedSample]:
         """In order of place, under the keys of their places; one in memory at a time."""
@@ -69,7 +70,7 @@ class SampleSpool(Spool):
         with path.open("rb", buffering=0) as file:
             for place, image_size, offset, size in self._contents(path):
                 file.seek(offset)
-                yield PackedSample(key_of(place), image_size, file.read(size))
+                yield PackedSample(key_of(place), image_size, (file.read(size),))
 
     def _contents(self, path: Path) -> list[tuple[int, int, int, int]]:
         found, at, size = [], 0, path.stat().st_size

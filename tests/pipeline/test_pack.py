@@ -433,9 +433,9 @@ def test_buffers_that_overflow_lose_nothing(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.setattr(spool, "BUFFER_BYTES", 50)
     samples = spool.SampleSpool(tmp_path / "spool")
     for place in reversed(range(20)):
-        samples.add_sample(place % 3, place, PackedSample("", place, b"members %d" % place))
+        samples.add_sample(place % 3, place, PackedSample("", place, (b"members %d" % place,)))
     samples.flush()
-    expected = [PackedSample(f"k{i}", i, b"members %d" % i) for i in range(1, 20, 3)]
+    expected = [PackedSample(f"k{i}", i, (b"members %d" % i,)) for i in range(1, 20, 3)]
     assert list(samples.read(1, lambda place: f"k{place}")) == expected
     assert list(samples.read(9, str)) == []
 

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import io
 import tarfile
 
@@ -31,6 +32,23 @@ def test_the_bytes_are_those_that_tarfile_writes(files: list[tuple[str, bytes]])
 @given(FILES)
 def test_what_is_written_is_read(files: list[tuple[str, bytes]]) -> None:
     assert list(tar.iter_members(io.BytesIO(packed(files)))) == files
+
+
+@given(FILES, st.integers(1, 5000))
+def test_a_writer_puts_all_of_it_into_the_file_and_tells_its_digest(
+    tmp_path_factory: pytest.TempPathFactory, files: list[tuple[str, bytes]], size: int
+) -> None:
+    path = tmp_path_factory.mktemp("tar") / "written.tar"
+    with pytest.MonkeyPatch.context() as patch, path.open("wb", buffering=0) as file:
+        patch.setattr(tar, "WRITE_BYTES", size)
+        writer = tar.Writer(file)
+        for one in files:
+            for part in tar.member(*one):
+                writer.write(part)
+        assert writer.num_bytes == sum(tar.num_bytes(len(content)) for _, content in files)
+        digest = writer.close()
+    assert path.read_bytes() == packed(files)
+    assert digest == hashlib.sha256(packed(files)).hexdigest()
 
 
 def test_a_large_file_keeps_its_size() -> None:
