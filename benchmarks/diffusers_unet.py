@@ -1,12 +1,15 @@
 """diffusers' own training of its UNet2DConditionModel, for benchmarks to run beside ours.
 
-A step is that of diffusers' examples/text_to_image/train_text_to_image.py: add_noise, the
-network, mean squared error, clipping, AdamW, EMAModel. What is quicker than there is given to it:
-fused AdamW, the average over all weights at once (foreach), pictures and captions from our stream.
+A step is that of diffusers' examples/text_to_image/train_text_to_image.py, with its defaults:
+add_noise, the network, mean squared error in eps, clipping, AdamW, EMAModel. What is quicker than
+there is given to it: fused AdamW, the average over all weights at once (foreach), pictures and
+captions from our stream. Its schedule of noise is ours, for losses compare under one alone.
 """
 
+import copy
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.optimization import get_constant_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,6 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import Config
 from training.streaming.batch import Batch
 from training.text import Captions
+
+LEARNING_RATE = 1e-4
+WEIGHT_DECAY = 1e-2
+CLIP_NORM = 1.0
+WARMUP_STEPS = 500
+"""All four: the example's defaults, as are AdamW's betas and EMAModel's decay."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,12 @@ class DiffusersTrainer:
         )
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
+            lr=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
             fused=True,
         )
-        self._ema = EMAModel(self.model.parameters(), decay=config.ema_decay, foreach=True)
+        self._warmup = get_constant_schedule_with_warmup(self._optimizer, WARMUP_STEPS)
+        self._ema = EMAModel(self.model.parameters(), foreach=True)
 
     def train_step(self, batch: Batch) -> Tensor:
         x_0 = batch.pixels.to(self._device, non_blocking=True).float() / 127.5 - 1
@@ -81,11 +92,18 @@ class DiffusersTrainer:
             ).sample
         loss = F.mse_loss(output.float(), eps)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip_norm)
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self._optimizer.step()
+        self._warmup.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._ema.step(self.model.parameters())
         return loss.detach()
+
+    def averaged(self) -> nn.Module:
+        """A copy of the network with the averaged weights, to be looked at."""
+        network = copy.deepcopy(self.model).eval()
+        self._ema.copy_to(network.parameters())
+        return network
 
 
 def make_unet(config: Config, channels: tuple[int, ...], text_width: int) -> Any:
@@ -110,11 +128,26 @@ def make_unet(config: Config, channels: tuple[int, ...], text_width: int) -> Any
 def channels_of_equal_flops(
     config: Config, text_width: int, num_text_tokens: int, forward_flops: int
 ) -> tuple[tuple[int, ...], int]:
-    """Channels of every level for which diffusers' network comes nearest, and its FLOPs an image.
+    """Channels of every level for which a forward pass costs nearest to these FLOPs, and those."""
 
-    The highest level has as many as ours or half, the next twice those; the others are searched in
-    multiples of 32, diffusers' own number of groups in a norm (of 8, for networks of a try).
-    """
+    def cost(network: Any) -> int:
+        return forward_flops_of(network, config.image_size, text_width, num_text_tokens)
+
+    return _channels_of_equal(cost, forward_flops, config, text_width)
+
+
+def channels_of_equal_parameters(
+    config: Config, text_width: int, num_parameters: int
+) -> tuple[tuple[int, ...], int]:
+    """Channels of every level with which it has nearest to so many parameters, and how many."""
+    return _channels_of_equal(num_parameters_of, num_parameters, config, text_width)
+
+
+def _channels_of_equal(
+    cost: Callable[[Any], int], wanted: int, config: Config, text_width: int
+) -> tuple[tuple[int, ...], int]:
+    """The highest level has as many as ours or half, the next twice those; the others are searched
+    in multiples of 32, diffusers' own number of groups in a norm (of 8, for networks of a try)."""
     ours = config.unet.channels
     unit = 32 if ours % 64 == 0 else 8
     found: list[tuple[int, tuple[int, ...], int]] = []
@@ -127,12 +160,16 @@ def channels_of_equal_flops(
                 continue
             with torch.device("meta"):
                 network = make_unet(config, channels, text_width)
-            flops = forward_flops_of(network, config.image_size, text_width, num_text_tokens)
-            found.append((abs(flops - forward_flops), channels, flops))
-            if abs(flops / forward_flops - 1) < 0.005:
-                return channels, flops
-    _, best, flops = min(found)
-    return best, flops
+            cost_of_it = cost(network)
+            found.append((abs(cost_of_it - wanted), channels, cost_of_it))
+            if abs(cost_of_it / wanted - 1) < 0.005:
+                return channels, cost_of_it
+    _, best, cost_of_best = min(found)
+    return best, cost_of_best
+
+
+def num_parameters_of(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def forward_flops_of(network: Any, image_size: int, text_width: int, num_text_tokens: int) -> int:

@@ -14,82 +14,34 @@ On a CPU compiling takes minutes for each side; --no-compile leaves it out.
 """
 
 import argparse
-import itertools
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 
 from benchmarks.diffusers_unet import DiffusersTrainer, Settings, channels_of_equal_flops
 from benchmarks.machine import processor
 from benchmarks.result_corpus import build
-from benchmarks.roofline import bandwidth, shares, synchronize, traffic
+from benchmarks.roofline import bandwidth, shares, traffic
+from benchmarks.unet_sides import NUM_STEPS, Make, Side, best_settings, our_trainer, taking_part
 from infra.cluster import Workers
-from pipeline.corpus import read_manifest
 from training.config import SIZES, Config
 from training.data import make_stream
 from training.loop import Trainer
 from training.network import flops_per_image
-from training.parallel import Worker
-from training.record import RunRecord
-from training.streaming.ahead import prefetched
-from training.streaming.batch import Batch
 from training.text import make_captions
 from training.watching.peak import measured_flops, peak_flops
 
 NUM_TEXT_TOKENS = 16
 """That FLOPs are counted with."""
-NUM_STEPS = 1_000_000
-"""More than any round gets to."""
-
-
 TOLERANCE = 0.03
 """Of equal FLOPs."""
 TARGET = 1.2
 PASSES = {"L": 64, "XL": 32}
 """Pictures in one pass of the larger sizes, to stay within 80 GB."""
-
-
-class Trains(Protocol):
-    def train_step(self, batch: Batch) -> object: ...
-
-
-Make = Callable[[Settings], Trains]
-
-
-@dataclass
-class Side:
-    """One of those that take turns, with its own stream of batches."""
-
-    trainer: Trains
-    batches: Iterator[Batch]
-    batch_size: int
-    device: torch.device
-    data_s: float = 0.0
-    spent_s: float = 0.0
-
-    def step(self) -> None:
-        started = time.perf_counter()
-        batch = next(self.batches)
-        self.data_s += time.perf_counter() - started
-        self.trainer.train_step(batch)
-
-    def images_per_s(self, seconds: float) -> float:
-        """At least one step is taken."""
-        synchronize(self.device)
-        started, num_steps = time.perf_counter(), 0
-        while not num_steps or time.perf_counter() - started < seconds:
-            self.step()
-            num_steps += 1
-        synchronize(self.device)
-        elapsed_s = time.perf_counter() - started
-        self.spent_s += elapsed_s
-        return num_steps * self.batch_size / elapsed_s
 
 
 def main() -> None:
@@ -116,7 +68,12 @@ def main() -> None:
         return DiffusersTrainer(config, channels, captions, settings, device)
 
     makers: dict[str, Make] = {"ours": ours, "diffusers": peer}
-    best = {name: best_settings(name, makers[name], config, arguments, device) for name in makers}
+    best = {
+        name: best_settings(
+            name, make, config, device, arguments.seconds / 2, compiles=not arguments.no_compile
+        ).settings
+        for name, make in makers.items()
+    }
     with ExitStack() as stack:
         sides = {
             name: stack.enter_context(taking_part(make(best[name]), config, best[name], device))
@@ -166,58 +123,9 @@ def make_config(arguments: argparse.Namespace, corpus: Path, network: str, size:
     )
 
 
-# The sides
-
-
-def our_trainer(config: Config, settings: Settings, device: torch.device) -> Trainer:
-    config = config.model_copy(
-        update={
-            "precision": "bfloat16" if settings.bfloat16 else "float32",
-            "compile": "yes" if settings.compiled else "no",
-        }
-    )
-    digest = read_manifest(config.root).digest
-    record = RunRecord(config=config, corpus_digest=digest, encoder_digest="")
-    return Trainer(record, Worker.current(device))
-
-
-@contextmanager
-def taking_part(
-    trainer: Trains, config: Config, settings: Settings, device: torch.device
-) -> Iterator[Side]:
-    """With its batches made ahead, and everything that happens once behind it: a network is
-    compiled a second time when it first meets captions of another length."""
-    stream = make_stream(config, 2, device=str(device))
-    positions = range(config.batch_size)
-    with prefetched(stream, range(NUM_STEPS), positions) as batches:
-        side = Side(trainer, batches, config.batch_size, device)
-        for _ in range(8 if settings.compiled else 2):
-            side.step()
-        yield side
-
-
-def best_settings(
-    name: str, make: Make, config: Config, arguments: argparse.Namespace, device: torch.device
-) -> Settings:
-    """Arithmetic and layout first, then attention, then whether compiling pays with the best."""
-    layouts = (True,) if name == "ours" else (True, False)
-    tried: dict[Settings, float] = {}
-
-    def try_out(settings: Settings) -> None:
-        with taking_part(make(settings), config, settings, device) as side:
-            tried[settings] = side.images_per_s(arguments.seconds / 2)
-        print(f"{name:10} {tried[settings]:8.2f} images/s  {settings}", flush=True)
-
-    for bfloat16, channels_last in itertools.product((True, False), layouts):
-        try_out(Settings(bfloat16, channels_last, compiled=False))
-    if name == "diffusers":  # ours chooses by itself
-        try_out(replace(max(tried, key=tried.__getitem__), plain_attention=True))
-    if not arguments.no_compile:
-        try_out(replace(max(tried, key=tried.__getitem__), compiled=True))
-    return max(tried, key=tried.__getitem__)
-
-
-def take_turns(sides: dict[str, Side], arguments: argparse.Namespace) -> dict[str, list[float]]:
+def take_turns(
+    sides: dict[str, Side[Any]], arguments: argparse.Namespace
+) -> dict[str, list[float]]:
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(arguments.num_rounds):
         for name, side in sides.items():
@@ -235,8 +143,8 @@ class Rates:
     """What the device can do."""
 
     device: torch.device
-    peaks: dict[bool, tuple[float, str]]
-    """Operations a second in float32 and bfloat16, and where the figure is from."""
+    peaks: dict[bool, tuple[float, str] | None]
+    """Operations a second in float32 and bfloat16, and where the figure is from; if it is known."""
     products: dict[bool, float]
     """What large products reach here."""
     bytes_per_s: float
@@ -261,14 +169,15 @@ class Rates:
 
 
 def explain(
-    name: str, side: Side, settings: Settings, speed: float, flops: int, rates: Rates
+    name: str, side: Side[Any], settings: Settings, speed: float, flops: int, rates: Rates
 ) -> None:
     """MFU, the roofline, and what bounds the step."""
-    peak, source = rates.peaks[settings.bfloat16]
     compute_s = flops * side.batch_size / rates.products[settings.bfloat16]
     step_s = side.batch_size / speed
     print(f"\n{name}: {speed:.2f} images/s  ({settings})")
-    print(f"  MFU {flops * speed / peak:.1%} of {peak / 1e12:.3g} TFLOP/s ({source})")
+    if (known := rates.peaks[settings.bfloat16]) is not None:
+        peak, source = known
+        print(f"  MFU {flops * speed / peak:.1%} of {peak / 1e12:.3g} TFLOP/s ({source})")
     if not settings.compiled:  # compiled, an operator's traffic is not to be seen
         moved = traffic(side.step)
         memory_s = moved / rates.bytes_per_s
