@@ -51,7 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--samples-per-shard", type=int, default=10_000)
     parser.add_argument("--picture-kb", type=int, default=30, help="mean size of a picture")
     parser.add_argument("--num-rounds", type=int, default=3, help="of copy and pack in turn")
-    parser.add_argument("--num-threads", type=int, default=4)
+    parser.add_argument("--num-threads", type=int, default=2)
     parser.add_argument("--folder", help="where the temporary corpora go")
     parser.add_argument("--sequential", action="store_true", help="as for an object store")
     parser.add_argument("--spool", help="where pack's temporary files go; none: beside the corpus")

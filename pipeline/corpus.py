@@ -167,13 +167,15 @@ def write_shard(
 
     `samples` come in key order; `rows` has ROW_SCHEMA's columns first.
     """
-    return write_packed_shard(root, name, map(pack_sample, samples), rows, stats)
+    shard = write_packed_shard(root, name, map(pack_sample, samples), rows)
+    finish_shard(root, name, stats)
+    return shard
 
 
 def write_packed_shard(
-    root: str, name: str, samples: Iterable[PackedSample], rows: pa.Table, stats: dict[str, Any]
+    root: str, name: str, samples: Iterable[PackedSample], rows: pa.Table
 ) -> Shard:
-    """As `write_shard`, of samples that are members of a tar already."""
+    """As `write_shard`, of samples that are members of a tar already, and not finished yet."""
     places: dict[str, tuple[int, int]] = {}
     with storage.publish(shard_url(root, name)) as path, path.open("wb", buffering=0) as file:
         shard = tar.Writer(file)
@@ -185,8 +187,6 @@ def write_packed_shard(
         sha256 = shard.close()
     parquet = shard_url(root, name, ".parquet")
     storage.publish_table(parquet, _with_places(rows, places))
-    stats_text = json.dumps(stats, indent=4, sort_keys=True)
-    storage.publish_text(shard_url(root, name, "_stats.json"), stats_text)
     return Shard(
         name=name,
         num_samples=len(places),
@@ -194,6 +194,12 @@ def write_packed_shard(
         sha256=sha256,
         rows_sha256=storage.sha256(parquet),
     )
+
+
+def finish_shard(root: str, name: str, stats: dict[str, Any]) -> None:
+    """Publish the file that says that all of the shard is there."""
+    text = json.dumps(stats, indent=4, sort_keys=True)
+    storage.publish_text(shard_url(root, name, "_stats.json"), text)
 
 
 def _with_places(rows: pa.Table, places: dict[str, tuple[int, int]]) -> pa.Table:

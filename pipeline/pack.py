@@ -64,8 +64,9 @@ class Config(StageConfig):
     spool: Annotated[str | None, EXECUTION_ONLY] = None
     """Local folder for what waits: the kept rows, and where tars are read from front to back all
     that is kept; none: the system's temporary one."""
-    num_threads: Annotated[int, EXECUTION_ONLY] = Field(default=4, ge=1)
-    """Shards that are read, and then written, at once."""
+    num_threads: Annotated[int | None, EXECUTION_ONLY] = Field(default=None, ge=1)
+    """Shards that are read, and then written, at once; none: 2, which keep the interpreter busy,
+    and 8 with an object store, which answers many at once."""
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
     """Replace a corpus at OUT that was made of something else."""
 
@@ -122,12 +123,14 @@ def _pack(
     shards = _shards_there(plan, outputs, held)
     missing = [number for number in range(len(plan.targets)) if number not in shards]
     if missing:
+        is_local = all("://" not in storage.canonical(url) for url in (config.root, config.output))
+        num_threads = config.num_threads or (2 if is_local else 8)
         with tempfile.TemporaryDirectory(prefix="carrara-pack-", dir=config.spool) as folder:
             repacker = Repacker(
                 config.root, source, plan, missing, Path(folder), sequential=config.sequential
             )
-            repacker.read(config.num_threads)
-            shards |= repacker.write(outputs, config.num_threads)
+            repacker.read(num_threads)
+            shards |= repacker.write(outputs, num_threads)
     for split, output in outputs.items():
         if missing or split not in held:
             own = [shards[number] for number in plan.numbers_of(split)]

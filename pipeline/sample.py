@@ -87,14 +87,13 @@ def rekey(members: bytes | memoryview, new: dict[str, Any]) -> PackedSample | No
     metadata = _with_entries(bytes(view[begin : begin + tar.size_of(view[json_at:])]), new)
     if metadata is None:
         return None
-    parts = (
-        tar.header(f"{key}.{extension}", image_size),
-        view[tar.BLOCK : txt_at],
+    words = (
         tar.header(f"{key}.txt", txt_size),
         view[txt_at + tar.BLOCK : json_at],
         *tar.member(f"{key}.json", metadata),
     )
-    return PackedSample(key, image_size, parts)
+    picture = tar.header(f"{key}.{extension}", image_size), view[tar.BLOCK : txt_at]
+    return PackedSample(key, image_size, (*picture, b"".join(words)))
 
 
 def _with_entries(text: bytes, new: dict[str, Any]) -> bytes | None:

@@ -107,13 +107,15 @@ class Writer:
         return self._digest.hexdigest()
 
     def _pass_on(self, data: memoryview) -> None:
-        begin, size, rest = self._num_written, len(data), data
+        rest = data
         while rest:
             rest = rest[self._file.write(rest) or 0 :]
         self._digest.update(data)
-        self._num_written += size
-        if hasattr(os, "posix_fadvise"):  # only Linux starts to write out for that
-            os.posix_fadvise(self._file.fileno(), begin, size, os.POSIX_FADV_DONTNEED)
+        self._num_written += len(data)
+        if hasattr(os, "posix_fadvise"):
+            # Linux begins to write it out, and what was written out before leaves its memory: the
+            # pages are at hand again, where new ones would cost as much as the copy into them.
+            os.posix_fadvise(self._file.fileno(), 0, self._num_written, os.POSIX_FADV_DONTNEED)
 
 
 def iter_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:

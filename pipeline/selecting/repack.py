@@ -3,10 +3,11 @@
 Reads   ROOT/shards/
 Writes  the shards of a plan's targets, whole or not at all
 
-On a local disk each tar is first held against its digest; then every new shard is put together by
-reads at the places that the parquets tell. From an object store, or a disk that seeks slowly, each
-tar is read once from front to back, and samples wait in files on this machine's disk, one for each
-new shard. Either way rows wait in such files, and both ways give the same bytes.
+On a local disk every new shard is put together by reads at the places that the parquets tell, while
+the tars are held against their digests; a new shard counts only after that. From an object store,
+or a disk that seeks slowly, each tar is read once from front to back, and samples wait in files on
+this machine's disk, one for each new shard. Either way rows wait in such files, and both ways give
+the same bytes.
 
 Threads work on several shards at once: reading, writing and digests, which take most of the time,
 need no interpreter.
@@ -14,7 +15,7 @@ need no interpreter.
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from pipeline.corpus import (
     Manifest,
     Shard,
     check_tar,
+    finish_shard,
     iter_samples,
     read_rows,
     shard_url,
@@ -48,7 +50,7 @@ from pipeline.sample import (
     rekey,
     unpack_sample,
 )
-from pipeline.selecting.pack_plan import Plan
+from pipeline.selecting.pack_plan import Plan, Target
 from pipeline.selecting.splits import as_uids
 from pipeline.selecting.spool import RowSpool, SampleSpool
 
@@ -81,6 +83,7 @@ class Repacker:
         self._schema = _row_schema(schema)
         has_places = set(PLACE_SCHEMA.names) <= set(schema.names)
         self._sequential = sequential or "://" in storage.canonical(root) or not has_places
+        self._unchecked: list[Shard] = []
 
     def read(self, num_threads: int) -> None:
         """Lay what the missing shards need beside each other; raises DamagedError."""
@@ -94,20 +97,42 @@ class Repacker:
         self._samples.flush()
 
     def write(self, outputs: dict[str, str], num_threads: int) -> dict[int, Shard]:
-        """The missing shards by their numbers, in the folders of their splits."""
-        sizes = [self._plan.targets[number].num_samples for number in self._missing]
-        written = {}
+        """The missing shards by their numbers, in the folders of their splits.
+
+        Raises DamagedError.
+        """
+        with ThreadPoolExecutor(1) as checker:
+            checked = checker.submit(self._check_tars)
+            try:
+                return self._write(outputs, num_threads, checked)
+            finally:
+                checked.result()  # tars that aren't intact are why anything else went wrong
+
+    def _check_tars(self) -> None:
+        for shard in self._unchecked:
+            check_tar(self._root, shard)
+
+    def _write(
+        self, outputs: dict[str, str], num_threads: int, checked: Future[None]
+    ) -> dict[int, Shard]:
+        targets = [self._plan.targets[number] for number in self._missing]
+        written: list[Shard] = []
+        num_finished = 0
         names = [] if self._sequential else [shard.name for shard in self._source.shards]
         with (
             _Tars([storage.canonical(shard_url(self._root, name)) for name in names]) as tars,
-            track("pack: write", sum(sizes), "samples") as bar,
+            track("pack: write", sum(target.num_samples for target in targets), "samples") as bar,
             ThreadPoolExecutor(num_threads) as pool,
         ):
-            shards = pool.map(partial(self._write_shard, outputs, tars), self._missing)
-            for number, shard in zip(self._missing, shards, strict=True):
-                written[number] = shard
+            for shard in pool.map(partial(self._write_shard, outputs, tars), self._missing):
+                written.append(shard)
                 bar.advance(shard.num_samples)
-        return written
+                if checked.done() or len(written) == len(targets):
+                    checked.result()
+                    for target in targets[num_finished : len(written)]:
+                        _finish(outputs[target.split], target)
+                    num_finished = len(written)
+        return dict(zip(self._missing, written, strict=True))
 
     def _read_shard(self, place: int) -> int:
         shard = self._source.shards[place]
@@ -119,7 +144,7 @@ class Repacker:
         if not is_missing.any():
             return shard.num_samples
         if not self._sequential:
-            check_tar(self._root, shard)
+            self._unchecked.append(shard)
             rows = _with_source(rows, place, shard)
         rows = rows.filter(pa.array(is_kept)).filter(pa.array(is_missing))
         numbers, places = numbers[is_missing], places[is_missing]
@@ -165,14 +190,13 @@ class Repacker:
         found = self._find(rows, tars)
         samples = self._samples.read(number, target.key) if self._sequential else found
         rows = rows.drop_columns(ON_THE_WAY.names)
-        stats: dict[str, Any] = {"count": num, "successes": num, "status_dict": {SUCCESS: num}}
-        shard = write_packed_shard(output, target.name, samples, rows, stats)
+        shard = write_packed_shard(output, target.name, samples, rows)
         self._rows.drop(number)
         self._samples.drop(number)
         return shard
 
     def _find(self, rows: pa.Table, tars: "_Tars") -> Iterator[PackedSample]:
-        """By reads of their own; the tars are known to be what their manifest says."""
+        """By reads of their own, before it is known that the tars are what their manifest says."""
         spans = zip(*(rows[name].to_pylist() for name in (SOURCE, BEGIN, END)), strict=True)
         longest = pc.max(pc.subtract(rows[END], rows[BEGIN])).as_py() or 0
         buffer = memoryview(bytearray(longest))  # memory touched anew for each costs as much again
@@ -186,6 +210,12 @@ class Repacker:
                     "pack it with --sequential"
                 )
             yield rekey(members, new) or _moved(unpack_sample(members), new)
+
+
+def _finish(output: str, target: Target) -> None:
+    num = target.num_samples
+    stats = {"count": num, "successes": num, "status_dict": {SUCCESS: num}}
+    finish_shard(output, target.name, stats)
 
 
 class _Tars:

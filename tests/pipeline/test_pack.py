@@ -417,6 +417,21 @@ def test_a_damaged_source_shard_is_named_and_no_manifest_is_left(
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_no_shard_counts_that_was_made_of_a_picture_with_another_byte(
+    selected: str, tmp_path: Path
+) -> None:
+    tar = Path(selected, "shards", "00001.tar")
+    intact = tar.read_bytes()
+    tar.write_bytes(intact[:600] + bytes([intact[600] ^ 1]) + intact[601:])
+    with pytest.raises(DamagedError, match=r"00001\.tar"):
+        run(selected, tmp_path / "out")
+    assert not list((tmp_path / "out" / "shards").glob("*_stats.json"))
+    tar.write_bytes(intact)
+    run(selected, tmp_path / "out")
+    run(selected, tmp_path / "other")
+    assert read_manifest(str(tmp_path / "out")) == read_manifest(str(tmp_path / "other"))
+
+
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_the_packed_shards(selected: str, tmp_path: Path) -> None:
     summary = run(selected, tmp_path / "out")
