@@ -108,7 +108,7 @@ def _search(
     state: Snapshot, mask: np.ndarray | None, max_exact: int, queries: np.ndarray
 ) -> np.ndarray:
     """Through the index where more than `max_exact` rows are allowed."""
-    state.max_exact = max_exact
+    state.max_exact = dict.fromkeys(state.max_exact, max_exact)
     _, rows = state.neighbours(queries, K, "image", mask)
     return rows
 

@@ -1,5 +1,7 @@
 """The nearest among few rows, by comparing with each of them as it was embedded."""
 
+import math
+
 import faiss
 import numpy as np
 
@@ -9,8 +11,16 @@ from retrieval.live.vectors import StoredVectors
 MAX_ROWS = 20_000
 """Up to which comparing with all allowed rows is quicker than an index that skips the others, or no
 slower and exact (`python -m benchmarks.live_index`)."""
+GRAPH_ROWS = 3_200
+"""A graph takes about 1 ms over the share of its rows that are allowed, comparing 1 ms for each
+3,200 rows: n of N rows take as long either way where n^2 = 3,200 N (the same benchmark)."""
 ROWS_AT_ONCE = 1 << 10
 """They stay in the processor's cache: half the time of all at once."""
+
+
+def max_rows(num_rows: int, is_graph: bool) -> int:
+    """Up to how many allowed rows of an index are to be compared with."""
+    return max(MAX_ROWS, math.isqrt(GRAPH_ROWS * num_rows)) if is_graph else MAX_ROWS
 
 
 def search_exactly_among(

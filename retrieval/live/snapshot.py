@@ -17,11 +17,11 @@ from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import PLACE_SCHEMA
 from pipeline.takedown.tombstones import Tombstones
-from retrieval.embedding.embeddings import Modality, embeddings_url, index_url
+from retrieval.embedding.embeddings import MODALITIES, Modality, embeddings_url, index_url
 from retrieval.indexing.manifest import IndexManifest, Segment
 from retrieval.live.among import AllowedRows, Found, best_of
 from retrieval.live.columns import Columns
-from retrieval.live.exact import MAX_ROWS, search_exactly_among
+from retrieval.live.exact import max_rows, search_exactly_among
 from retrieval.live.images import Place, Wanted, read_images
 from retrieval.live.metadata import Metadata
 from retrieval.live.removal import Removal
@@ -65,7 +65,7 @@ class Snapshot:
         """What `before` has read of the same files is taken over from it."""
         self.root = root
         self.manifest = manifest
-        self.max_exact = MAX_ROWS
+        self.max_exact = {modality: _max_exact(manifest, modality) for modality in MODALITIES}
         """Allowed rows up to which all of them are compared with."""
         folder = index_url(root, manifest.encoder)
         self.segments = open_segments(folder, manifest.segments, manifest.dim)
@@ -129,7 +129,7 @@ class Snapshot:
         if allowed is not None:
             assert allowed.shape == (self.num_rows,), allowed.shape
             allowed = allowed & ~self.removed
-            is_few = np.count_nonzero(allowed) <= self.max_exact
+            is_few = np.count_nonzero(allowed) <= self.max_exact[modality]
             if is_few and stored is not None and stored.is_local:
                 return search_exactly_among(stored, np.flatnonzero(allowed), queries, k)
         among = self._shown if allowed is None else self._by_segment(allowed)
@@ -239,6 +239,11 @@ class Snapshot:
             url=str(metadata["url"] or ""),
             metadata=metadata,
         )
+
+
+def _max_exact(manifest: IndexManifest, modality: Modality) -> int:
+    is_graph = any(one.kinds[modality].startswith("HNSW") for one in manifest.segments)
+    return max_rows(manifest.num_rows, is_graph)
 
 
 def _groups(folder: str, manifest: IndexManifest) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_exactly_k_of_the_rows_that_may_be_shown(
 ) -> None:
     """By the index's selectors (0) and by exact scan."""
     corpus, retriever = segmented
-    retriever.state.max_exact = max_exact
+    retriever.state.max_exact = dict.fromkeys(retriever.state.max_exact, max_exact)
     queries = corpus.image[[seed, 299 - seed]].astype(np.float32)
     similarities, rows = retriever.neighbours(queries, k, "image", allowed)
     may = ~retriever.removed if allowed is None else allowed & ~retriever.removed
@@ -80,6 +80,12 @@ def test_exactly_k_of_the_rows_that_may_be_shown(
         if is_exact:
             true = np.sort((corpus.image.astype(np.float32) @ query)[may])[::-1][:num]
             assert near == pytest.approx(true, abs=2e-6)
+
+
+def test_the_larger_a_graph_the_more_allowed_rows_are_compared_with() -> None:
+    assert exact.max_rows(10**5, is_graph=True) == exact.MAX_ROWS
+    assert exact.max_rows(10**7, is_graph=True) == pytest.approx(179_000, rel=0.01)
+    assert exact.max_rows(10**7, is_graph=False) == exact.MAX_ROWS
 
 
 def test_an_index_on_an_object_store_answers_as_a_local_one(
