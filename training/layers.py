@@ -130,6 +130,17 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     return out
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's, but for bfloat16 on a CPU, where its kernel for channels-last memory took a sixth of
+    a whole step: there it is computed in float32 and rounded after."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (x.device.type == "cpu" and x.dtype is torch.bfloat16):
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
 def full_precision(like: Tensor) -> contextlib.AbstractContextManager[object]:
     """Where rounding to bfloat16 would show and float32 costs little."""
     device = like.device.type
@@ -152,7 +163,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """At most 32 groups, as in the paper, and at least 4 channels in each."""
-    return nn.GroupNorm(math.gcd(32, channels // 4), channels)
+    return GroupNorm(math.gcd(32, channels // 4), channels)
 
 
 def zeroed(layer: Layer) -> Layer:

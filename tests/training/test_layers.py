@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.layers import SMALL_SCORES, Attention, in_heads, timestep_embedding
+from training.layers import SMALL_SCORES, Attention, group_norm, in_heads, timestep_embedding
 
 
 @pytest.mark.parametrize("num_keys", [5, SMALL_SCORES // 64 + 1])  # plain products, and fused
@@ -18,6 +18,30 @@ def test_attention_is_torchs_whatever_computes_it(num_keys: int, dtype: torch.dt
     output = Attention(4)(q.to(dtype), k.to(dtype), v.to(dtype), mask)
     assert output.dtype == dtype
     torch.testing.assert_close(output.float(), exact, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_is_torchs_forward_and_backward(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm = group_norm(16)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    plain = torch.nn.GroupNorm(norm.num_groups, 16)
+    plain.load_state_dict(norm.state_dict())
+    x, gradient = torch.randn(2, 2, 16, 4, 6).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    exact = x.detach().float().requires_grad_()
+    output, expected = norm(x), plain(exact)
+    output.backward(gradient)
+    expected.backward(gradient.float())
+    assert output.dtype == dtype
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    atol, rtol = (0.03, 0.01) if dtype is torch.bfloat16 else (1e-5, 1e-5)
+    torch.testing.assert_close(output.float(), expected, atol=atol, rtol=rtol)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad.float(), exact.grad, atol=atol, rtol=rtol)
+    for ours, torchs in zip(norm.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, torchs.grad, atol=atol, rtol=rtol)
 
 
 def test_timestep_embedding_tells_neighbours_apart() -> None:
