@@ -1,6 +1,6 @@
 """`carrara embed` against `clip-retrieval inference` 2.45.0 and against the encoder by itself.
 
-    python -m benchmarks.embed WORK [--num-images 1024] [--rounds 2] [--models ViT-B-32 Carrara-S]
+    python -m benchmarks.embed WORK [--num-images 2048] [--rounds 2] [--models ViT-B-32 Carrara-S]
 
 Same photos and captions in the same shards, same weights (ViT-B-32 of a random start in one file,
 and the small encoder that ships, whose configuration is given to the peer's open_clip), same cores;
@@ -240,7 +240,7 @@ def _tell_peer_of_small(python: Path) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--num-images", type=int, default=1024)
+    parser.add_argument("--num-images", type=int, default=2048)
     parser.add_argument("--small-factor", type=int, default=4, help="as many more for Carrara-S")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", SMALL])

@@ -21,7 +21,7 @@ from pipeline.corpus import (
 from pipeline.sample import Sample, sample_uid
 from retrieval.encoding.weights import EMBEDDED_FOLDERS
 
-NUM_SHARDS = 8
+NUM_SHARDS = 4
 """Four for each of two workers, and enough for the four loaders that clip-retrieval starts."""
 
 SMALL = "Carrara-S"
