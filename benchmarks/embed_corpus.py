@@ -22,7 +22,7 @@ from pipeline.sample import Sample, sample_uid
 from retrieval.encoding.weights import EMBEDDED_FOLDERS
 
 NUM_SHARDS = 4
-"""Four for each of two workers, and enough for the four loaders that clip-retrieval starts."""
+"""Two for each of two workers, and one for each of the loaders that clip-retrieval starts."""
 
 SMALL = "Carrara-S"
 
