@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from infra.drill.faults import FAULTS
@@ -22,11 +24,19 @@ from infra.drill.object_store import find_weed
 from infra.errors import ConfigError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
+from infra.watching.events import tell
 
 REPOSITORY = Path(__file__).parents[2]
 
 Chains = list[list[tuple[str, str]]]
 """Of (job, fault); each begins with the list of URLs."""
+
+A_JOB_S = 60.0
+"""Of the time that all of it may take, on two cores; some jobs take more and others less."""
+ENDS_WITHIN_S = 90.0
+"""After that, whatever it was at: the last step is told why it was given up."""
+
+Row = dict[str, object]
 
 FULL: Chains = [[(job, fault) for job in JOBS] for fault in FAULTS]
 SMALL: Chains = [
@@ -46,19 +56,18 @@ def rehearse(*, small: bool, folder: str | None) -> Summary:
     chains = SMALL if small else FULL
     place = _make_folder(folder)
     with Stopwatch() as watch:
-        rows = _carried_out(chains, place)
+        rows = carried_out(chains, place)
+    rows += _not_carried_out(chains, rows)
     struck = [row for row in rows if row["fault"] != "none"]
     bad = [f"{row['job']}, {row['fault']}" for row in rows if not row["same"]]
-    num_expected = sum(map(len, chains))
     shortfall = ""
-    if bad or len(struck) < num_expected:
-        named = "; ".join(bad) or f"{len(struck)} of {num_expected} jobs were carried out"
-        shortfall = f"doctor --drill: {named}: see the table, and the logs in {place}"
+    if bad:
+        shortfall = f"doctor --drill: {'; '.join(bad)}: see the table, and the logs in {place}"
     elif folder is None:
         shutil.rmtree(place)
     return Summary(
         stage="doctor",
-        num_in=num_expected,
+        num_in=sum(map(len, chains)),
         num_out=sum(bool(row["same"]) for row in struck),
         unit="faults",
         counts=dict(Counter(str(row["fault"]) for row in struck)),
@@ -70,16 +79,16 @@ def rehearse(*, small: bool, folder: str | None) -> Summary:
     )
 
 
-def _carried_out(chains: Chains, folder: Path) -> list[dict[str, object]]:
-    """A row a job, as `infra.drill.inside` tells them."""
+def carried_out(chains: Chains, folder: Path) -> list[Row]:
+    """A row a job, as `infra.drill.inside` tells them; in a time that is known before."""
     jobs = {job for chain in chains for job, _ in chain}
-    rows: list[dict[str, object]] = []
+    num_jobs = len(jobs) + sum(map(len, chains))
+    limit_s = A_JOB_S * (num_jobs + 1)  # and one for the machines' start
+    arguments = [str(folder), json.dumps(chains), str(limit_s)]
+    rows: list[Row] = []
     with (folder / "drill.log").open("w") as log:
         process = subprocess.Popen(
-            [
-                *namespaces(),
-                *(sys.executable, "-m", "infra.drill.inside", str(folder), json.dumps(chains)),
-            ],
+            [*namespaces(), sys.executable, "-m", "infra.drill.inside", *arguments],
             cwd=REPOSITORY,
             env=_environment(),
             stdin=subprocess.PIPE,  # when this process ends, so does that one
@@ -87,16 +96,34 @@ def _carried_out(chains: Chains, folder: Path) -> list[dict[str, object]]:
             stderr=log,
             text=True,
         )
+        end = threading.Timer(limit_s + ENDS_WITHIN_S, process.kill)
+        end.start()
         try:
             assert process.stdout is not None
-            with track("drill", len(jobs) + sum(map(len, chains)), "jobs") as bar:
+            with track("drill", num_jobs, "jobs") as bar:
                 for line in process.stdout:
-                    rows.append(json.loads(line))
-                    bar.advance(1, note=f"{rows[-1]['job']}: {rows[-1]['outcome']}")
+                    record = json.loads(line)
+                    if "told" in record:
+                        tell("step", f"drill: {record['told']}")
+                    else:
+                        rows.append(record)
+                        bar.advance(1, note=f"{record['job']}: {record['outcome']}")
         finally:
+            end.cancel()
             process.kill()  # with all that runs in its namespaces
             process.wait()
     return rows
+
+
+def _not_carried_out(chains: Chains, rows: Sequence[Row]) -> list[Row]:
+    """Rows of the faults that no time was left for, or nothing to try them on."""
+    told = Counter((str(row["job"]), str(row["fault"])) for row in rows)
+    missing = Counter(pair for chain in chains for pair in chain) - told
+    nothing = {"machine": "", "exit_code": None, "submitted": 0, "seconds": 0.0, "same": False}
+    return [
+        {"job": job, "fault": fault, **nothing, "outcome": "not carried out"}
+        for job, fault in missing
+    ]
 
 
 def _environment() -> dict[str, str]:

@@ -1,13 +1,12 @@
 """What befalls machines, and what then is done for them, as a cluster's keepers would."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from infra.drill.machines import Machine
 
 REPLACED_AFTER_S = 5.0
-CUT_FOR_S = 40.0
+CUT_FOR_S = 30.0
 """Longer than it takes until a silent machine is held for lost."""
 
 
@@ -20,15 +19,9 @@ class Fault:
     lasts_s: float | None
     """None: until the job's end."""
 
-    def strike(self, machines: Sequence[Machine]) -> tuple[Machine, threading.Timer | None]:
-        """Befall a machine that is at work; it is mended later, by the timer or by `end`."""
-        victim = machines[0] if self.strikes_head else _at_work(machines)
-        self.begin(victim)
-        if self.lasts_s is None:
-            return victim, None
-        timer = threading.Timer(self.lasts_s, self.end, [victim])
-        timer.start()
-        return victim, timer
+    def victim(self, machines: Sequence[Machine]) -> Machine:
+        """A machine that is at work."""
+        return machines[0] if self.strikes_head else _at_work(machines)
 
 
 FAULTS = {

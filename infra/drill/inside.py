@@ -1,9 +1,10 @@
 """The rehearsal itself, in namespaces of its own: jobs, each struck by a fault, and its outcome.
 
-    unshare --net --mount --pid --fork --mount-proc python -m infra.drill.inside FOLDER CHAINS
+    unshare --net --mount --pid --fork --mount-proc python -m infra.drill.inside FOLDER CHAINS S
 
 CHAINS is JSON: lists of [job, fault]. Every chain starts from the list of URLs; each job's output
-is held against that of the same job in an undisturbed chain. Prints a JSON object a job.
+is held against that of the same job in an undisturbed chain. It ends after S seconds at the latest.
+Prints a JSON object a job, and one a step.
 """
 
 import json
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infra.drill.faults import FAULTS
+from infra.drill.faults import FAULTS, Fault
 from infra.drill.jobs import JOBS, PICTURES_PORT, Place, lay_out
 from infra.drill.machines import (
     DASHBOARD_PORT,
@@ -28,13 +29,20 @@ from infra.drill.machines import (
     make_machines,
 )
 from infra.drill.object_store import serve_s3
-from infra.errors import StorageError
+from infra.drill.steps import Budget, OverdueError, step, tell, wait_until
+from infra.drill.submission import Submission
+from infra.errors import ShortfallError, StorageError
 
 BUCKET = "s3://drill"
 NUM_MACHINES = 3
 REPOSITORY = Path(__file__).parents[2]
-START_TIMEOUT_S = 600.0
-JOB_TIMEOUT_S = 900.0
+
+STORE_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
+"""Of one machine."""
+BACK_TIMEOUT_S = 90.0
+"""Of all machines after a fault; then they are switched off and on."""
+JOB_TIMEOUT_S = 240.0
 INTO_IT_S = 3.0
 """How far into a job that shows nothing before its end it is struck."""
 POLL_EVERY_S = 0.1
@@ -48,7 +56,8 @@ class Outcome:
     fault: str
     machine: str
     """That was struck; "" where none was, or the job ended before."""
-    exit_code: int
+    exit_code: int | None
+    """None: it was given up."""
     submitted: int
     """How often."""
     seconds: float
@@ -59,20 +68,21 @@ class Outcome:
 
 def main() -> None:
     threading.Thread(target=_end_with_the_command, daemon=True).start()
-    folder, chains = Path(sys.argv[1]), json.loads(sys.argv[2])
+    folder, chains, budget = Path(sys.argv[1]), json.loads(sys.argv[2]), Budget(float(sys.argv[3]))
     # `ip netns` keeps its names there; the real one may not be ours to write to.
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     lay_cables()
-    with serve_s3(OUTSIDE, folder / "s3") as endpoint, _pictures():
-        environment = environment_of_machines(folder, endpoint)
-        os.environ.update(environment)
-        machines = make_machines(folder, NUM_MACHINES, environment)
-        # One after the other: a Ray that does not start within 30 s gives up and starts anew.
-        _make_bucket()
-        for num, machine in enumerate(machines, 1):
-            machine.turn_on()
-            _wait_for(machines[:num])
-        _rehearse(folder, machines, chains)
+    try:
+        with serve_s3(OUTSIDE, folder / "s3") as endpoint, _pictures():
+            environment = environment_of_machines(folder, endpoint)
+            os.environ.update(environment)
+            _make_bucket(budget)
+            machines = make_machines(folder, NUM_MACHINES, environment)
+            _switch_on(machines, budget)
+            _Rehearsal(folder, machines, budget).carry_out(chains)
+    except (OverdueError, ShortfallError) as error:
+        tell(f"the drill is given up: {error}")
+        sys.exit(1)
 
 
 def _end_with_the_command() -> None:
@@ -82,76 +92,164 @@ def _end_with_the_command() -> None:
     os._exit(1)
 
 
-def _rehearse(folder: Path, machines: Sequence[Machine], chains: list[list[list[str]]]) -> None:
-    undisturbed = Place(BUCKET, "undisturbed")
-    jobs = [job for job in JOBS if any(job == name for chain in chains for name, _ in chain)]
-    for job in jobs:
-        _tell(_carry_out(folder, machines, undisturbed, job, None))
-    for number, chain in enumerate(chains):
-        place = Place(BUCKET, f"chain{number}")
-        for job, fault in chain:
-            _tell(_carry_out(folder, machines, place, job, fault, undisturbed))
-            _wait_for(machines)
+# The cluster
 
 
-def _make_bucket() -> None:
+def _make_bucket(budget: Budget) -> None:
     """With what all jobs read; the server answers before it can store."""
     import s3fs
 
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
+    def is_made() -> bool:
         try:
             s3fs.S3FileSystem().mkdirs(BUCKET, exist_ok=True)
             lay_out(BUCKET)
-        except (OSError, StorageError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(1)
-        else:
-            return
+        except (OSError, StorageError) as error:
+            print(f"drill: the object store: {error}", file=sys.stderr)
+            return False
+        return True
+
+    with step("an object store"):
+        wait_until(is_made, "a bucket that takes files", budget.of(STORE_TIMEOUT_S), 1)
 
 
-def _carry_out(
-    folder: Path,
-    machines: Sequence[Machine],
-    place: Place,
-    job: str,
-    fault: str | None,
-    undisturbed: Place | None = None,
-) -> Outcome:
-    start = time.monotonic()
-    log = folder / f"{place.name}-{job}.log"
-    victim, timer = None, None
-    with log.open("w") as file:
-        submission = subprocess.Popen(
-            [str(REPOSITORY / "infra/submit.sh"), *place.command(job)],
-            stdout=file,
-            stderr=file,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"RAY_API_SERVER_ADDRESS": _dashboard(machines)},
-        )
-        if fault is not None and _wait_until_under_way(submission, machines, place, job):
-            victim, timer = FAULTS[fault].strike(machines)
-        exit_code = submission.wait(JOB_TIMEOUT_S)
-    if timer is not None:
-        timer.join()
-    elif victim is not None and fault is not None:
-        FAULTS[fault].end(victim)
-    same, outcome = _judged(place, job, exit_code, undisturbed, is_struck=victim is not None)
-    return Outcome(
-        job=job,
-        fault=fault or "none",
-        machine=victim.name if victim else "",
-        exit_code=exit_code,
-        submitted=1 + log.read_text().count("submitting it again"),
-        seconds=round(time.monotonic() - start, 1),
-        same=same,
-        outcome=outcome,
-    )
+def _switch_on(machines: Sequence[Machine], budget: Budget) -> None:
+    """One after the other: a Ray that does not start within 30 s gives up and starts anew."""
+    for num, machine in enumerate(machines, 1):
+        with step(f"{machine.name} switched on"):
+            machine.turn_on()
+            _wait_for(machines[:num], budget.of(START_TIMEOUT_S))
+
+
+def _bring_back(machines: Sequence[Machine], budget: Budget) -> None:
+    try:
+        with step("all machines are back"):
+            _wait_for(machines, budget.of(BACK_TIMEOUT_S))
+    except OverdueError:
+        for machine in machines:
+            machine.lose_power()
+        _switch_on(machines, budget)
+
+
+def _wait_for(machines: Sequence[Machine], timeout_s: float) -> None:
+    """Until Ray's head knows these machines, it among them, as alive, and no others."""
+    from ray.util.state import list_nodes
+
+    expected = sorted(machine.address for machine in machines)
+
+    def are_there() -> bool:
+        try:
+            nodes = list_nodes(address=_dashboard(machines), timeout=10)
+        except Exception as error:  # whatever a dashboard that starts or ends answers
+            print(f"drill: waiting for the cluster ({type(error).__name__})", file=sys.stderr)
+            return False
+        return sorted(node.node_ip for node in nodes if node.state == "ALIVE") == expected
+
+    names = ", ".join(machine.name for machine in machines)
+    wait_until(are_there, f"a cluster of {names}", timeout_s, 1)
+
+
+def _dashboard(machines: Sequence[Machine]) -> str:
+    return f"http://{machines[0].address}:{DASHBOARD_PORT}"
+
+
+@contextmanager
+def _pictures() -> Iterator[None]:
+    command = [sys.executable, "-m", "infra.drill.pictures", "0.0.0.0", str(PICTURES_PORT)]
+    server = subprocess.Popen(command, cwd=REPOSITORY)
+    try:
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+# The jobs
+
+
+@dataclass(frozen=True)
+class _Rehearsal:
+    folder: Path
+    machines: Sequence[Machine]
+    budget: Budget
+
+    def carry_out(self, chains: list[list[list[str]]]) -> None:
+        """Ends early where nothing is left to hold the others against."""
+        undisturbed = Place(BUCKET, "undisturbed")
+        for job in JOBS:
+            if any(job == name for chain in chains for name, _ in chain):
+                outcome = self._job(undisturbed, job, "none", None)
+                _tell(outcome)
+                if not outcome.same:
+                    return
+        for number, chain in enumerate(chains):
+            self._chain(Place(BUCKET, f"chain{number}"), chain, undisturbed)
+
+    def _chain(self, place: Place, chain: list[list[str]], undisturbed: Place) -> None:
+        for job, fault in chain:
+            outcome = self._job(place, job, fault, undisturbed)
+            _tell(outcome)
+            _bring_back(self.machines, self.budget)
+            if outcome.exit_code != 0 and self._job(place, job, "none", None).exit_code != 0:
+                return  # the next one needs what this one makes
+
+    def _job(self, place: Place, job: str, fault: str, undisturbed: Place | None) -> Outcome:
+        start = time.monotonic()
+        limit_s = self.budget.of(JOB_TIMEOUT_S)
+        log = self.folder / f"{place.name}-{job}-{fault.replace(' ', '-')}.log"
+        submission = Submission(place.command(job), _dashboard(self.machines), log)
+        victim = None
+        if fault != "none" and self._is_under_way(submission, place, job, start + limit_s):
+            victim = FAULTS[fault].victim(self.machines)
+            tell(f"{job}, {fault}: {victim.name} is struck {time.monotonic() - start:.1f} s in")
+        with _struck(FAULTS.get(fault), victim):
+            exit_code = submission.wait(max(0.0, start + limit_s - time.monotonic()))
+        seconds = time.monotonic() - start
+        same, outcome = _judged(place, job, exit_code, undisturbed, is_struck=victim is not None)
+        if exit_code is None:
+            outcome = f"not done after {seconds:.0f} s"
+        tell(f"{job}, {fault}: {seconds:.1f} s: {outcome}")
+        name = victim.name if victim else ""
+        num_tries = submission.num_tries
+        return Outcome(job, fault, name, exit_code, num_tries, round(seconds, 1), same, outcome)
+
+    def _is_under_way(
+        self, submission: Submission, place: Place, job: str, deadline: float
+    ) -> bool:
+        """Waits for it; False where it ended first, or in time did not begin."""
+        seen_at = None
+        while submission.is_running and time.monotonic() < deadline:
+            is_under_way = place.is_under_way(job)
+            if is_under_way:
+                return True
+            if is_under_way is None:
+                lines = self.machines[0].processes().values()
+                if seen_at is None and any(f"carrara.py {job}" in line for line in lines):
+                    seen_at = time.monotonic()
+                if seen_at is not None and time.monotonic() - seen_at > INTO_IT_S:
+                    return True
+            time.sleep(POLL_EVERY_S)
+        return False
+
+
+@contextmanager
+def _struck(fault: Fault | None, victim: Machine | None) -> Iterator[None]:
+    """The fault befalls it now, and is over when its time is, at the end of the `with` at last."""
+    if fault is None or victim is None:
+        yield
+        return
+    fault.begin(victim)
+    if fault.lasts_s is None:
+        yield
+        fault.end(victim)
+        return
+    timer = threading.Timer(fault.lasts_s, fault.end, [victim])
+    timer.start()
+    yield
+    timer.join()
 
 
 def _judged(
-    place: Place, job: str, exit_code: int, undisturbed: Place | None, *, is_struck: bool
+    place: Place, job: str, exit_code: int | None, undisturbed: Place | None, *, is_struck: bool
 ) -> tuple[bool, str]:
     digests = place.digests(job)
     if exit_code != 0:
@@ -168,57 +266,6 @@ def _judged(
     if not is_struck:
         return False, "ended before it was struck"
     return True, f"{len(digests)} files, the same"
-
-
-def _wait_until_under_way(
-    submission: "subprocess.Popen[bytes]", machines: Sequence[Machine], place: Place, job: str
-) -> bool:
-    """False where it ended first."""
-    seen_at = None
-    while submission.poll() is None:
-        is_under_way = place.is_under_way(job)
-        if is_under_way:
-            return True
-        if is_under_way is None:
-            lines = machines[0].processes().values()
-            if seen_at is None and any(f"carrara.py {job}" in line for line in lines):
-                seen_at = time.monotonic()
-            if seen_at is not None and time.monotonic() - seen_at > INTO_IT_S:
-                return True
-        time.sleep(POLL_EVERY_S)
-    return False
-
-
-def _wait_for(machines: Sequence[Machine]) -> None:
-    """Until Ray's head knows these machines, it among them, as alive."""
-    from ray.util.state import list_nodes
-
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        try:
-            nodes = list_nodes(address=_dashboard(machines), timeout=10)
-        except Exception as error:  # whatever a dashboard that starts or ends answers
-            print(f"drill: waiting for the cluster ({type(error).__name__})", file=sys.stderr)
-        else:
-            if sum(node.state == "ALIVE" for node in nodes) == len(machines):
-                return
-        time.sleep(1)
-    raise SystemExit(f"the cluster of {len(machines)} did not start in {START_TIMEOUT_S:.0f} s")
-
-
-def _dashboard(machines: Sequence[Machine]) -> str:
-    return f"http://{machines[0].address}:{DASHBOARD_PORT}"
-
-
-@contextmanager
-def _pictures() -> Iterator[None]:
-    command = [sys.executable, "-m", "infra.drill.pictures", "0.0.0.0", str(PICTURES_PORT)]
-    server = subprocess.Popen(command, cwd=REPOSITORY)
-    try:
-        yield
-    finally:
-        server.kill()
-        server.wait()
 
 
 def _tell(outcome: Outcome) -> None:

@@ -27,6 +27,7 @@ The name is short because a Unix socket's may have no more than 107 characters."
 FILLER = SCRATCH / "filler"
 SCRATCH_MB = 600
 SHM_MB = 160
+RUN_TIMEOUT_S = 30.0
 OBJECT_STORE_BYTES = 80 << 20
 
 NOTICED_AFTER = {
@@ -34,9 +35,9 @@ NOTICED_AFTER = {
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
 }
+"""Ray holds a silent machine for lost after about a minute; for the rehearsal, after 20 s."""
 CODE_KEPT_S = {"RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "600"}
 """The head forgets a job's uploaded code after 30 s, which a busy machine needs to start it."""
-"""Ray holds a silent machine for lost after about a minute; for the rehearsal, after seconds."""
 
 
 @dataclass
@@ -133,9 +134,12 @@ class Machine:
 
     def _run(self, script: str) -> str:
         """In its own view of the disk; what went to stderr."""
-        (init,) = (p for p, line in self.processes().items() if line.startswith("bash -c"))
+        assert self._process is not None
+        (init,) = _children(self._process.pid)
         command = ["nsenter", f"--target={init}", "--mount", "bash", "-c", script]
-        return subprocess.run(command, check=False, capture_output=True, text=True).stderr
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=RUN_TIMEOUT_S
+        ).stderr
 
     def _boot(self) -> str:
         ray = shlex.join(self._ray())
@@ -143,6 +147,8 @@ class Machine:
             f"hostname {self.name}\n"
             f"mount -t tmpfs -o size={SCRATCH_MB}m tmpfs {SCRATCH}\n"
             f"mount -t tmpfs -o size={SHM_MB}m tmpfs /dev/shm\n"
+            # No name server answers here: without one a question fails at once, else after 40 s.
+            "mount --bind /dev/null /etc/resolv.conf\n"
             # Not `exec`: the shell collects what Ray's processes leave behind.
             f"while true; do {ray}; sleep 1; done\n"
         )
@@ -156,6 +162,10 @@ class Machine:
             return [*command, f"--address={self.head}:{HEAD_PORT}"]
         command += ["--head", f"--port={HEAD_PORT}", "--include-dashboard=true"]
         return [*command, "--dashboard-host=0.0.0.0", f"--dashboard-port={DASHBOARD_PORT}"]
+
+
+def _children(process: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def lay_cables() -> None:

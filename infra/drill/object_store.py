@@ -13,7 +13,7 @@ from pathlib import Path
 
 from infra.errors import ConfigError, ShortfallError
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 60.0
 
 
 def find_weed() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.drill import drill
 from infra.drill.drill import REPOSITORY, SMALL, namespaces, rehearse
 from infra.drill.faults import FAULTS
 from infra.drill.jobs import JOBS
@@ -13,7 +14,7 @@ from infra.errors import ConfigError
 
 
 @pytest.mark.drill
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(900)
 def test_every_job_ends_as_if_nothing_had_befallen_it() -> None:
     summary = rehearse(small=True, folder=None)
     assert summary.shortfall == ""
@@ -33,6 +34,17 @@ def test_small_and_full_rehearse_every_fault_and_every_job() -> None:
     assert [job for job, _ in SMALL[0]] == list(JOBS)
 
 
+def test_when_its_time_is_over_there_is_still_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drill, "A_JOB_S", 0.01)
+    summary = rehearse(small=True, folder=str(tmp_path / "logs"))
+    assert [(row["job"], row["fault"]) for row in summary.table] == SMALL[0]
+    assert {row["outcome"] for row in summary.table} == {"not carried out"}
+    assert "download, disk filled; embed, node cut off" in summary.shortfall
+    assert "in vain" in capsys.readouterr().err  # what was waited for last
+
+
 def test_a_folder_that_holds_something_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(ConfigError, match="holds something"):
@@ -41,7 +53,7 @@ def test_a_folder_that_holds_something_is_not_taken(tmp_path: Path) -> None:
 
 def test_all_of_it_ends_when_the_command_does(tmp_path: Path) -> None:
     rehearsal = subprocess.Popen(
-        [*namespaces(), sys.executable, "-m", "infra.drill.inside", str(tmp_path), "[]"],
+        [*namespaces(), sys.executable, "-m", "infra.drill.inside", str(tmp_path), "[]", "60"],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
