@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from infra.checks.finding import Check, Finding, Subject, broken, ok, warning
-from infra.checks.versions import versions
+from infra.checks.versions import apart, versions
 from infra.cluster import Workers, address_of, connect
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError
@@ -137,14 +137,14 @@ def _examine_nodes(workers: Workers, names: Sequence[str], subject: Subject) -> 
     if len(alive) > 1:
         names = [*names, OF_SEVERAL_NODES]
     asked = {
-        _name(node): ray.remote(examine)
+        name: ray.remote(examine)
         .options(
             num_cpus=0,
             num_gpus=min(1, node["Resources"].get("GPU", 0)),
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         )
         .remote(names, subject)
-        for node in alive
+        for name, node in _named(alive).items()
     }
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=NODE_TIMEOUT_S)
     found = {name: _answer(answer) for name, answer in asked.items()}
@@ -154,6 +154,15 @@ def _examine_nodes(workers: Workers, names: Sequence[str], subject: Subject) -> 
 
 def _name(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+
+
+def _named(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """By their names; several on one machine by their ids as well."""
+    num = Counter(map(_name, nodes))
+    return {
+        _name(node) if num[_name(node)] == 1 else f"{_name(node)} {node['NodeID'][:6]}": node
+        for node in nodes
+    }
 
 
 def _answer(answer: Any) -> Examined:
@@ -188,14 +197,9 @@ def _cluster(
     else:
         yield ok("cluster", found)
     mine = versions()
-    apart = [
-        f"{node} has {name} {version}, {socket.gethostname()} {mine.get(name)}"
-        for node, versions_there in theirs.items()
-        for name, version in versions_there.items()
-        if version != mine.get(name)
-    ]
-    if apart:
+    unlike = apart(theirs, mine, socket.gethostname())
+    if unlike:
         advice = "one image for all nodes: Ray refuses other versions, arithmetic may differ"
-        yield broken("alike", "; ".join(apart), advice)
+        yield broken("alike", "; ".join(unlike), advice)
     else:
         yield ok("alike", ", ".join(f"{name} {version}" for name, version in mine.items()))

@@ -7,7 +7,7 @@ Reads   what is installed here, carrara's own requirements, and constraints.txt 
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infra.checks.finding import Finding, Subject, broken, ok, warning
@@ -36,6 +36,21 @@ def versions() -> dict[str, str]:
         if (version := _installed(name)) is not None:
             found[name] = version
     return found
+
+
+def apart(theirs: Mapping[str, Mapping[str, str]], mine: Mapping[str, str], me: str) -> list[str]:
+    """What is not alike on the machines that told their versions, each held against `mine`."""
+    return [
+        f"{node} has {_told(name, there)}, {me} has {_told(name, mine)}"
+        for node, there in theirs.items()
+        if there
+        for name in [*there, *(name for name in mine if name not in there)]
+        if there.get(name) != mine.get(name)
+    ]
+
+
+def _told(name: str, versions: Mapping[str, str]) -> str:
+    return f"{name} {versions[name]}" if name in versions else f"no {name}"
 
 
 def _python() -> Finding:

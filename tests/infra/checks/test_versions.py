@@ -40,3 +40,14 @@ def test_another_version_than_the_tested_one_is_a_warning(
     pinned = {one.check: one for one in versions.check(Subject(None, "", ""))}["pinned versions"]
     assert pinned.state == "warning"
     assert pinned.found.startswith("1 as tested, 1 not: numpy is ")
+
+
+def test_what_is_not_alike_is_named_from_both_sides() -> None:
+    mine = versions.versions()
+    other = {name: version for name, version in mine.items() if name != "torch"}
+    other |= {"ray": "2.1.0", "cupy": "14"}
+    assert versions.apart({"a": mine, "silent": {}, "b": other}, mine, "here") == [
+        f"b has ray 2.1.0, here has ray {mine['ray']}",
+        "b has cupy 14, here has no cupy",
+        f"b has no torch, here has torch {mine['torch']}",
+    ]
