@@ -1,6 +1,6 @@
 """What a RUN is: the file that says which configuration and corpus it belongs to, and its logs.
 
-RUN/run.json        configuration, digests of the corpus and the encoder; written first
+RUN/run.json        configuration, digests of corpus, encoder and autoencoder; written first
 RUN/config.toml     the same configuration, to read and to use again
 RUN/metrics.jsonl   one line every few steps: step, loss, grad_norm, lr, images_per_s, ...
 RUN/events.jsonl    starts, resumes, damaged checkpoints
@@ -29,6 +29,8 @@ class RunRecord(BaseModel):
     """Of the corpora mixed in."""
     encoder_digest: str
     """sha256 of the encoder's weights."""
+    autoencoder_digest: str = ""
+    """sha256 of the autoencoder in whose latents is drawn; "": none, or a run older than this."""
 
     @property
     def config_digest(self) -> str:
@@ -102,8 +104,15 @@ def _check_same(there: RunRecord, wanted: RunRecord) -> None:
         )
     if different := differences(there.config.identity(), wanted.config.identity()):
         raise ConflictError(f"{run}: a run of other settings ({'; '.join(different)}); {remedy}")
-    if there.encoder_digest != wanted.encoder_digest:
-        raise ConflictError(
-            f"{run}: a run with other weights of encoder {there.config.encoder!r} (sha256 "
-            f"{there.encoder_digest[:16]} there, {wanted.encoder_digest[:16]} now); {remedy}"
-        )
+    for kind, name, then, now in (
+        ("encoder", there.config.encoder, there.encoder_digest, wanted.encoder_digest),
+        (
+            *("autoencoder", there.config.space.autoencoder),
+            *(there.autoencoder_digest or wanted.autoencoder_digest, wanted.autoencoder_digest),
+        ),
+    ):
+        if then != now:
+            raise ConflictError(
+                f"{run}: a run with other weights of {kind} {name!r} (sha256 {then[:16]} there, "
+                f"{now[:16]} now); {remedy}"
+            )

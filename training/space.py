@@ -4,6 +4,8 @@ Shapes: B pictures of H x W pixels; x_0 is `[B, C, h, w]`, of about unit scale. 
 `[B, C_c, h, w]`, is what the network is given beside x_t, as further channels.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,6 +98,20 @@ def space_shape(config: Config) -> SpaceShape:
     return SpaceShape(IMAGE_CHANNELS, 0, 1)
 
 
+def autoencoder_digest(config: Config) -> str:
+    """sha256 of what the latents come from: the autoencoder's settings, names and weights, whatever
+    files they lie in; "" where there is none."""
+    if config.space.autoencoder is None:
+        return ""
+    autoencoder = _load(config.space.autoencoder, "from_pretrained")
+    settings = {name: value for name, value in autoencoder.config.items() if name[0] != "_"}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, weights in sorted(autoencoder.state_dict().items()):
+        digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}".encode())
+        digest.update(weights.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def conditioned(network: Denoiser, condition: Tensor | None) -> Denoiser:
     """The same Denoiser with the condition bound to it. Guidance sends x_t through it several
     times in one batch, one copy after the other."""
@@ -114,7 +130,8 @@ class PixelSpace:
     shape: SpaceShape
     clips: bool = True
 
-    def targets(self, pixels: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
+    def targets(self, pixels: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
+        del draw  # nothing is drawn
         return unit_range(pixels), None
 
     def pictures(self, x_0: Tensor) -> Tensor:

@@ -95,6 +95,7 @@ def _plan(config: Config) -> _Plan:
     from training.network import make_network
     from training.parallel import Worker
     from training.record import RunRecord, continuing, holds
+    from training.space import autoencoder_digest
     from training.watching.sinks import check_sinks
 
     check_sinks(config)
@@ -111,6 +112,7 @@ def _plan(config: Config) -> _Plan:
         corpus_digest=stream.digests[0],
         mix_digests=tuple(stream.digests[1:]),
         encoder_digest=encoder.weights_digest if encoder else "",
+        autoencoder_digest=autoencoder_digest(config),
     )
     is_new = not holds(record)
     record = record if is_new else continuing(record)

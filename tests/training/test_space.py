@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,14 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, ConflictError
 from training.config import Config, UNetConfig
 from training.network import make_network
-from training.space import Draw, UpscaleSpace, conditioned, make_space
+from training.space import Draw, UpscaleSpace, autoencoder_digest, conditioned, make_space
 
 CPU = torch.device("cpu")
 PIXELS = torch.randint(
     0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+
+UNET = UNetConfig(
+    channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(), num_heads=2
 )
 
 
@@ -108,14 +113,19 @@ def test_settings_that_do_not_fit_are_named(settings: dict[str, Any], message: s
 # Latents
 
 
+def autoencoder_class() -> Any:
+    """Its methods have no types."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL
+
+
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder as diffusers saves them: untrained, 4 pixels a side for one latent."""
-    from diffusers import AutoencoderKL
-
     torch.manual_seed(0)
     folder: Path = tmp_path_factory.mktemp("autoencoder")
-    made: Any = AutoencoderKL(  # type: ignore[no-untyped-call]
+    made = autoencoder_class()(
         block_out_channels=(4, 4, 4),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -130,14 +140,12 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_latents_are_the_autoencoders_shifted_and_scaled(autoencoder: str) -> None:
-    from diffusers import AutoencoderKL
-
     space = make_space(make_config(autoencoder=autoencoder), CPU)
     x_0, condition = space.targets(PIXELS, draw())
     assert condition is None
     assert x_0.shape == (4, 2, 8, 8)
     assert not space.clips
-    theirs: Any = AutoencoderKL.from_pretrained(autoencoder)  # type: ignore[no-untyped-call]
+    theirs = autoencoder_class().from_pretrained(autoencoder)
     with torch.no_grad():
         latents = theirs.encode(PIXELS.float() / 127.5 - 1).latent_dist
         sample = latents.mean + latents.std * draw().normal(2, 8, 8)
@@ -151,6 +159,40 @@ def test_latents_that_do_not_fit_the_picture_are_named(autoencoder: str) -> None
         make_network(config, 12)
 
 
+def test_an_autoencoder_is_known_by_its_weights_and_settings(
+    autoencoder: str, tmp_path: Path
+) -> None:
+    digest = autoencoder_digest(make_config(autoencoder=autoencoder))
+    assert autoencoder_digest(make_config()) == ""
+    made = autoencoder_class().from_pretrained(autoencoder)
+    made.save_pretrained(tmp_path / "copy", safe_serialization=False)
+    assert autoencoder_digest(make_config(autoencoder=str(tmp_path / "copy"))) == digest
+    made.register_to_config(scaling_factor=0.25)
+    made.save_pretrained(tmp_path / "scaled")
+    assert autoencoder_digest(make_config(autoencoder=str(tmp_path / "scaled"))) != digest
+
+
+def test_a_run_goes_on_with_its_own_autoencoder_alone(
+    tiny_config: Callable[..., Config], autoencoder: str, tmp_path: Path
+) -> None:
+    from training.record import read_record
+    from training.train import run
+
+    folder = tmp_path / "autoencoder"
+    shutil.copytree(autoencoder, folder)
+    config = tiny_config(unet=UNET, space={"autoencoder": str(folder)}, num_steps=2)
+    run(config)
+    digest = autoencoder_digest(config)
+    assert read_record(config.run).autoencoder_digest == digest
+
+    made = autoencoder_class().from_pretrained(autoencoder)
+    with torch.no_grad():
+        made.encoder.conv_in.bias += 0.5
+    made.save_pretrained(folder)
+    with pytest.raises(ConflictError, match=f"weights of autoencoder.*{digest[:16]} there"):
+        run(config)
+
+
 # From training to drawing
 
 
@@ -161,11 +203,8 @@ def test_a_run_in_that_space_trains_and_draws(
     from training.model import load_model
     from training.train import run
 
-    unet = UNetConfig(
-        channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(), num_heads=2
-    )
     space = {"upscale_from": 4} if kind == "upscale" else {"autoencoder": autoencoder}
-    config = tiny_config(unet=unet, space=space, num_steps=4)
+    config = tiny_config(unet=UNET, space=space, num_steps=4)
     run(config)
     model = load_model(config.run)
     small = torch.zeros(2, 3, 4, 4) if kind == "upscale" else None
