@@ -86,8 +86,9 @@ def carried_out(chains: Chains, folder: Path) -> list[Row]:
     limit_s = A_JOB_S * (num_jobs + 1)  # and one for the machines' start
     arguments = [str(folder), json.dumps(chains), str(limit_s)]
     rows: list[Row] = []
-    with (folder / "drill.log").open("w") as log:
-        process = subprocess.Popen(
+    with (
+        (folder / "drill.log").open("w") as log,
+        subprocess.Popen(
             [*namespaces(), sys.executable, "-m", "infra.drill.inside", *arguments],
             cwd=REPOSITORY,
             env=_environment(),
@@ -95,7 +96,8 @@ def carried_out(chains: Chains, folder: Path) -> list[Row]:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-        )
+        ) as process,
+    ):
         end = threading.Timer(limit_s + ENDS_WITHIN_S, process.kill)
         end.start()
         try:
@@ -111,7 +113,6 @@ def carried_out(chains: Chains, folder: Path) -> list[Row]:
         finally:
             end.cancel()
             process.kill()  # with all that runs in its namespaces
-            process.wait()
     return rows
 
 

@@ -32,9 +32,9 @@ batch_size = 4
 encoder = "Carrara-S/emoji_clipart"
 image_size = 16
 batch_size = 8
-num_steps = 40
-checkpoint_every = 5
-log_every = 5
+num_steps = 300
+checkpoint_every = 25
+log_every = 25
 workers.num_workers = 2
 
 [train.unet]
