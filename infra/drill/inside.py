@@ -43,7 +43,7 @@ START_TIMEOUT_S = 120.0
 BACK_TIMEOUT_S = 90.0
 """Of all machines after a fault; then they are switched off and on."""
 JOB_TIMEOUT_S = 240.0
-INTO_IT_S = 3.0
+INTO_IT_S = 1.0
 """How far into a job that shows nothing before its end it is struck."""
 POLL_EVERY_S = 0.1
 
