@@ -27,6 +27,9 @@ BATCH = 128
 DEPTH = 4
 """Batches that everybody may have ready."""
 
+SHUFFLE = 1000
+"""Samples among which everybody shuffles."""
+
 Pixels = NDArray[np.uint8]
 
 
@@ -106,6 +109,7 @@ def ours(root: str, image_size: int, cores: int, decode_in: Any) -> Iterator[int
             root,
             image_size=image_size,
             batch_size=BATCH,
+            shuffle_samples=SHUFFLE,
             decode_in=decode_in,
             num_decoders=cores,
         )
@@ -152,7 +156,7 @@ def webdataset(root: str, image_size: int, cores: int, decode: Theirs) -> Iterat
 
     del image_size
     urls = [shard_url(root, shard.name) for shard in read_manifest(root).shards]
-    dataset = wds.WebDataset(urls, shardshuffle=100, seed=0).shuffle(1000)
+    dataset = wds.WebDataset(urls, shardshuffle=100, seed=0).shuffle(SHUFFLE)
     if type(decode) is Theirs:
         dataset = dataset.decode("pil")
     dataset = dataset.to_tuple("jpg", "txt").map_tuple(decode, _text).batched(BATCH)
@@ -184,7 +188,7 @@ def ray_data(root: str, decode: Theirs) -> Iterator[int]:
             to_pixels, batch_size=BATCH
         )
         for batch in dataset.iter_batches(
-            batch_size=BATCH, prefetch_batches=DEPTH, local_shuffle_buffer_size=1000
+            batch_size=BATCH, prefetch_batches=DEPTH, local_shuffle_buffer_size=SHUFFLE
         ):
             yield len(batch["pixels"])
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ from infra.errors import InputError
 from pipeline.corpus import Manifest
 from pipeline.pixels.picture_header import UnusableError
 from training.config import Config
-from training.order import Block, Purpose, random
+from training.order import Purpose, random
 from training.streaming.batch import Batch, StreamSettings
 from training.streaming.catalogue import Catalogue
 from training.streaming.feeding import Pending
 from training.streaming.kept import KeptSample, KeptSamples
+from training.streaming.memory import PixelMemory
 from training.streaming.pixels import (
     CENTRE,
     Pixels,
@@ -37,8 +39,8 @@ from training.streaming.pixels import (
     decode_sample,
     set_up_decoding,
 )
-from training.streaming.plan import Cell, Drawn, SamplePlan
-from training.streaming.reading import BlockReader, HeldBlock, Place, TakenDownError
+from training.streaming.plan import Place, Rows, SamplePlan
+from training.streaming.reading import BlockReader, HeldBlock, TakenDownError
 from training.streaming.resident import ResidentSamples
 from training.streaming.shapes import shapes_for
 
@@ -76,6 +78,7 @@ class SampleStream:
         self._lock = threading.RLock()
         self._looked = time.monotonic()
         self._followed = self.digests
+        self._memory = PixelMemory()
         self._pins = settings.device.startswith("cuda")
 
     @property
@@ -116,7 +119,9 @@ class SampleStream:
         return DecodingBatch(self, pixels, parts)
 
     def new_pixels(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pins)
+        if self._pins:  # torch uses such memory again by itself
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        return self._memory.take(shape)
 
     def as_batch(self, uids: list[str], captions: list[str], pixels: Tensor) -> Batch:
         """`pixels` [b, H, W, 3]."""
@@ -159,7 +164,7 @@ class SampleStream:
     def _pick(self, step: int, positions: range) -> Batch:
         with self._lock:
             numbers = self._resident.numbers_of(
-                [self._place(drawn) for drawn in self.plan.draws(step, positions)]
+                [drawn.place for drawn in self.plan.draws(step, positions)]
             )
         flips = self._flips(step)[positions.start : positions.stop].tolist()
         uids, captions = self._resident.uids, self._resident.captions
@@ -169,28 +174,18 @@ class SampleStream:
             self._resident.pixels(numbers, flips),
         )
 
-    def _place(self, drawn: Drawn) -> Place:
-        rows = self.plan.rows(drawn.cell, drawn.block)
-        return drawn.cell.corpus, int(rows.shards[drawn.place]), int(rows.rows[drawn.place])
-
     def _tasks(self, step: int, positions: range) -> list["_Task"]:
         flips, crops = self._flips(step), self._crops(step)
         tasks: list[_Task] = []
-        last: dict[tuple[Cell, int], Drawn] = {}  # of every lane
-        ahead: dict[tuple[Cell, Block], Drawn] = {}  # of every block that is read
+        reached: dict[Rows, int] = {}
         for position, drawn in zip(positions, self.plan.draws(step, positions), strict=True):
-            place, held = self._place(drawn), None
-            last[drawn.cell, drawn.block.lane] = drawn
-            if place not in self._kept:
-                held = self.reader.hold(drawn.cell, drawn.block, self._kept)
-                held.claim(*place[1:])
-                ahead[drawn.cell, drawn.block] = drawn
-            tasks.append(_Task(place, held, bool(flips[position]), crops[position]))
-        for drawn in last.values():
-            self.reader.let_go(drawn.cell, drawn.block)
-        for drawn in ahead.values():
-            done = (drawn.place + 1) / len(self.plan.rows(drawn.cell, drawn.block).rows)
-            self.reader.look_ahead(drawn.cell, drawn.block, done, self._kept)
+            rows, number = drawn
+            place = rows.places[number]
+            held = None if place in self._kept else self.reader.hold(rows, self._kept)
+            tasks.append(_Task(place, held, number, bool(flips[position]), crops[position]))
+            reached[rows] = number
+        for rows, number in reached.items():
+            self.reader.look_ahead(rows, (number + 1) / len(rows.places), self._kept)
         return tasks
 
     def _flips(self, step: int) -> NDArray[np.bool_]:
@@ -213,9 +208,8 @@ class SampleStream:
     def _decode_one(self, task: "_Task", out: Pixels) -> tuple[str, str]:
         sample = self._kept.get(task.place)
         if sample is None:
-            corpus, shard, row = task.place
             held = task.held
-            stored = held.take(shard, row) if held else self.reader.read(corpus, shard, row)
+            stored = held.take(task.number) if held else self.reader.read(*task.place)
             sample = KeptSample(stored.uid, stored.caption, stored.image)
         if isinstance(sample.picture, bytes):
             decode_sample(out, sample.uid, sample.picture, task.crop)
@@ -227,10 +221,11 @@ class SampleStream:
         return sample.uid, sample.caption
 
 
-@dataclass(frozen=True)
-class _Task:
+class _Task(NamedTuple):
     place: Place
     held: HeldBlock | None
+    number: int
+    """In the block."""
     flip: bool
     crop: tuple[float, float]
 

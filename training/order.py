@@ -125,6 +125,12 @@ class SampleOrder:
         number, place = divmod(item - self.lane_start(lane, epoch), self._block_size)
         return Block(epoch, number, lane), place
 
+    def items_of(self, block: Block) -> range:
+        """Of the lane, what the block holds."""
+        start = self.lane_start(block.lane, block.epoch) + block.number * self._block_size
+        end = self.lane_start(block.lane, block.epoch + 1)
+        return range(start, min(start + self._block_size, end))
+
     def next_block(self, block: Block) -> Block:
         start, end = self._segment(block.lane, block.epoch)
         if (block.number + 1) * self._block_size < end - start:
@@ -156,9 +162,11 @@ class SampleOrder:
         """Of an epoch's draws, in the order of shards and rows, the first one of a shard."""
         return int(self._points(epoch).num_below(self._starts[shard]))
 
-    def position_of(self, epoch: int, draws: Ints) -> Ints:
-        """The sums of weights at which these draws lie."""
-        return self._points(epoch).positions(draws)
+    def positions(self, epoch: int, draws: Draws) -> Ints:
+        """The sums of weights, each within its shard, at which an epoch's draws lie."""
+        table = self._epoch(epoch)
+        numbers = table.firsts[draws.shards] + draws.ordinals
+        return table.points.positions(numbers) - self._starts[draws.shards]
 
     def shard_start(self, shard: int) -> int:
         return int(self._starts[shard])
@@ -229,7 +237,7 @@ class SampleOrder:
             first, stop = points.num_below(self._starts), points.num_below(self._ends)
             generator = random(self._seed, Purpose.SHARDS, *self._stream, epoch)
             shards = generator.permutation(len(self._ends))
-            self._epochs[epoch] = _Epoch.of(shards, (stop - first)[shards])
+            self._epochs[epoch] = _Epoch.of(points, first, shards, (stop - first)[shards])
             _forget_oldest(self._epochs, 2)
         return self._epochs[epoch]
 
@@ -280,6 +288,9 @@ class _Points:
 class _Epoch:
     """The shards in the order of an epoch."""
 
+    points: _Points
+    firsts: Ints
+    """Of each shard, the first of the epoch's draws that falls to it or after it."""
     shards: Ints
     counts: Ints
     ends: Ints
@@ -287,8 +298,8 @@ class _Epoch:
     """Of each shard, where in `shards` it is."""
 
     @classmethod
-    def of(cls, shards: Ints, counts: Ints) -> "_Epoch":
-        return cls(shards, counts, counts.cumsum(), np.argsort(shards))
+    def of(cls, points: _Points, firsts: Ints, shards: Ints, counts: Ints) -> "_Epoch":
+        return cls(points, firsts, shards, counts, counts.cumsum(), np.argsort(shards))
 
     def group_start(self, group: int, shuffle_shards: int) -> int:
         first = group * shuffle_shards

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, on a disk and on an object store."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +33,9 @@ def test_a_range_is_read_alone_and_a_version_tells_of_another_file(place: str) -
     storage.publish_bytes(url, b"marble")
     assert storage.read_range(url, 1, 4) == b"arb"
     assert storage.read_range(url, 4, 100) == b"le"
+    can_be_asked = "://" not in place and hasattr(os, "posix_fadvise")
+    assert storage.announce_read(url, 1, 4) == can_be_asked
+    assert storage.announce_read(f"{url}-missing", 1, 4) == can_be_asked  # the read tells
     before = storage.version(url)
     assert storage.version(url) == before is not None
     storage.publish_bytes(url, b"garble")

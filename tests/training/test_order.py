@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.order import ONE, SampleOrder, Shares, num_lanes_for
+from training.order import ONE, Draws, SampleOrder, Shares, num_lanes_for
 
 weights_of_shards = st.lists(st.lists(st.integers(0, 3 * ONE), max_size=6), min_size=1, max_size=5)
 
@@ -25,6 +25,7 @@ def epoch_of(order: SampleOrder, epoch: int) -> Iterator[tuple[int, int, int, in
         for item in range(order.lane_start(lane, epoch), order.lane_start(lane, epoch + 1)):
             block, place = order.block_of(lane, item)
             assert block.epoch == epoch
+            assert order.items_of(block)[place] == item
             draws = order.draws(block)
             yield lane, item, int(draws.shards[place]), int(draws.ordinals[place])
 
@@ -58,8 +59,7 @@ def test_a_sample_is_drawn_as_often_as_its_weight_says(weights: list[list[int]])
     for epoch in range(num_epochs):
         now = Counter[tuple[int, int]]()
         for _, _, shard, ordinal in epoch_of(order, epoch):
-            draw = np.array([order.first_draw(epoch, shard) + ordinal])
-            position = int(order.position_of(epoch, draw)[0]) - order.shard_start(shard)
+            (position,) = order.positions(epoch, Draws(np.array([shard]), np.array([ordinal])))
             row = int(np.searchsorted(np.cumsum(weights[shard]), position, side="right"))
             now[shard, row] += 1
         assert now.total() == order.num_samples == sum(map(sum, weights)) // ONE
@@ -94,7 +94,7 @@ def test_of_a_large_corpus_neighbours_are_read_together() -> None:
     block, _ = order.block_of(2, 0)
     draws = order.draws(block)
     slabs = {(shard, row // 64) for shard, row in zip(draws.shards, draws.ordinals, strict=True)}
-    assert len(draws.shards) == 256
+    assert len(draws.shards) == len(order.items_of(block)) == 256
     assert len(slabs) <= 9  # of 32
     assert order.next_block(block).number == 1
 

@@ -3,8 +3,14 @@
 import threading
 from dataclasses import dataclass
 
+import numpy as np
+
 from training.streaming.pixels import Pixels
-from training.streaming.reading import Place
+from training.streaming.plan import Place
+
+CHUNK_BYTES = 8 << 20
+"""Of memory that is asked for at once: from 4 MB on NumPy asks for huge pages, and the system need
+not be entered for every 4 KB of what is kept."""
 
 RECORD_BYTES = 512
 """Of memory, that a sample takes beside its pixels."""
@@ -27,6 +33,7 @@ class KeptSamples:
         self._max_bytes, self._whole = max_bytes, whole
         self._samples: dict[Place, KeptSample] = {}
         self._lock = threading.Lock()
+        self._chunk = np.empty(0, np.uint8)
         self._is_full = False
         self.num_bytes = 0
 
@@ -49,5 +56,13 @@ class KeptSamples:
             if place in self._samples or self.num_bytes + num_bytes > self._max_bytes:
                 return
             self.num_bytes += num_bytes
-            kept = picture if isinstance(picture, bytes) else picture.copy()
+            kept = picture if isinstance(picture, bytes) else self._copied(picture)
             self._samples[place] = KeptSample(sample.uid, sample.caption, kept)
+
+    def _copied(self, pixels: Pixels) -> Pixels:
+        if len(self._chunk) < pixels.size:
+            self._chunk = np.empty(max(CHUNK_BYTES, pixels.size), np.uint8)
+        copy = self._chunk[: pixels.size].reshape(pixels.shape)
+        self._chunk = self._chunk[pixels.size :]
+        copy[:] = pixels
+        return copy

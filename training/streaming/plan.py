@@ -12,11 +12,13 @@ that fills no whole batch is carried into the next one. Imports no torch.
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 
 from infra.errors import ConfigError, InputError
-from training.order import ONE, Block, Ints, SampleOrder, Shares, num_lanes_for
+from training.order import ONE, Block, SampleOrder, Shares, num_lanes_for
 from training.streaming.catalogue import Catalogue
 from training.streaming.shapes import Shape, merged
 
@@ -29,21 +31,32 @@ class Cell:
     shape: int
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Which place of which block a place in the batch has."""
+Place = tuple[int, int, int]
+"""Corpus, shard, row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The samples of a block, in the order in which they are met."""
 
     cell: Cell
     block: Block
-    place: int
+    following: Block
+    """Of its lane."""
+    items: range
+    """Of the lane, those that these are."""
+    places: list[Place]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The samples of a block, [n] each, in the order in which they are met."""
+class Drawn(NamedTuple):
+    """Which sample of which block a place in the batch has."""
 
-    shards: Ints
-    rows: Ints
+    rows: Rows
+    number: int
+
+    @property
+    def place(self) -> Place:
+        return self.rows.places[self.number]
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,8 @@ class SamplePlan:
         self._corpora = [Shares(tuple(column)) for column in rates]
         self._steps = Shares(tuple(sum(column) for column in rates))
         self._rows: OrderedDict[tuple[Cell, Block], Rows] = OrderedDict()
+        self._current: dict[tuple[int, int, int], Rows] = {}
+        """By corpus, shape and lane, the block that was met last: most steps stay in it."""
 
     def shape_of(self, step: int) -> Shape:
         return self.shapes[self._turn(step)[0]]
@@ -109,8 +124,13 @@ class SamplePlan:
         for position in positions:
             lane, place = divmod(position, self.per_lane)
             corpus, item = corpora.stream_of(turn * self.per_lane + place, lane / self.num_lanes)
-            cell = Cell(corpus, shape)
-            yield Drawn(cell, *self._orders[cell].block_of(lane, item))
+            rows = self._current.get((corpus, shape, lane))
+            if rows is None or item not in rows.items:
+                cell = Cell(corpus, shape)
+                block, _ = self._orders[cell].block_of(lane, item)
+                rows = self.rows(cell, block)
+                self._current[corpus, shape, lane] = rows
+            yield Drawn(rows, item - rows.items.start)
 
     def rows(self, cell: Cell, block: Block) -> Rows:
         """In place of a sample that was taken down since the run began stands the next one of its
@@ -123,12 +143,10 @@ class SamplePlan:
         self._rows.move_to_end(key)
         return self._rows[key]
 
-    def next_block(self, cell: Cell, block: Block) -> Block:
-        return self._orders[cell].next_block(block)
-
     def forget(self) -> None:
         """The catalogues have followed a takedown."""
         self._rows.clear()
+        self._current.clear()
 
     # From a sample to the steps that met it
 
@@ -173,21 +191,20 @@ class SamplePlan:
 
     def _find_rows(self, cell: Cell, block: Block) -> Rows:
         order, members = self._orders[cell], self._members[cell.shape]
+        catalogue = self.catalogues[cell.corpus]
         draws = order.draws(block)
-        shards, rows = draws.shards.copy(), np.empty_like(draws.ordinals)
-        for shard in np.unique(draws.shards):
-            mine = draws.shards == shard
-            table = self.catalogues[cell.corpus].table(int(shard))
-            positions = order.position_of(
-                block.epoch, order.first_draw(block.epoch, int(shard)) + draws.ordinals[mine]
-            )
-            rows[mine] = table.rows_at(members, positions - order.shard_start(int(shard)))
-            for place in np.flatnonzero(mine)[table.is_gone[rows[mine]]]:
-                gone = self.catalogues[cell.corpus].gone
+        positions = order.positions(block.epoch, draws)
+        shards, rows = draws.shards.copy(), np.empty_like(positions)
+        for shard in np.unique(draws.shards).tolist():
+            mine = np.flatnonzero(draws.shards == shard)
+            table = catalogue.table(shard)
+            rows[mine] = table.rows_at(members, positions[mine])
+            for place in mine[table.is_gone[rows[mine]]]:
                 shards[place], rows[place] = self._substitute(
-                    cell, int(shard), int(rows[place]), gone
+                    cell, shard, int(rows[place]), catalogue.gone
                 )
-        return Rows(shards, rows)
+        places = list(zip(repeat(cell.corpus), shards.tolist(), rows.tolist(), strict=False))
+        return Rows(cell, block, order.next_block(block), order.items_of(block), places)
 
     def substitute(
         self, corpus: int, shard: int, row: int, gone: frozenset[str]

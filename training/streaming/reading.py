@@ -4,21 +4,20 @@ bounded.
 Reads   byte ranges of the shards' tars, of about a slab each; nothing that lies between
 
 A block is read when its first sample is asked for, and the next one of its lane while it is used.
-A picture leaves memory when it has been decoded; what fits in half of the memory stays for later
-epochs.
+From an object store it comes by threads of the reader, and a picture leaves memory when it has been
+decoded. For files the system is asked to have the bytes ready in its own memory, and who decodes a
+picture reads it: no thread waits for another, and nothing is copied twice.
 """
 
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
-
-import numpy as np
 
 from infra import storage
 from infra.errors import DamagedError, StorageError
@@ -27,7 +26,7 @@ from pipeline.corpus import shard_url
 from training.order import Block
 from training.streaming.catalogue import Catalogue, ShardTable
 from training.streaming.pixels import REMEDY
-from training.streaming.plan import Cell, Rows, SamplePlan
+from training.streaming.plan import Cell, Place, Rows, SamplePlan
 
 GAP_BYTES = 128 << 10
 """So much that nobody wants is read along before another request is made: at 100 MB/s it takes
@@ -39,9 +38,6 @@ RANGE_BYTES = 16 << 20
 
 NUM_TRIES = 4
 """Of a read that fails for reasons that may pass, with 1, 2 and 4 seconds between them."""
-
-Place = tuple[int, int, int]
-"""Corpus, shard, row."""
 
 
 class TakenDownError(Exception):
@@ -72,32 +68,30 @@ class BlockReader:
         self.num_bytes_read = 0
         self.num_reads = 0
 
-    def hold(self, cell: Cell, block: Block, keeps: "Keeps") -> "HeldBlock":
+    def hold(self, rows: Rows, keeps: "Keeps") -> "HeldBlock":
         """The block, being read."""
-        lane = self._held.setdefault((cell, block.lane), {})
-        if block not in lane:
-            lane[block] = self._begin(cell, block, keeps)
-        lane[block].read_ahead(len(lane[block].ranges))
-        return lane[block]
+        lane = self._held.setdefault((rows.cell, rows.block.lane), {})
+        if rows.block not in lane:
+            lane[rows.block] = self._begin(rows, keeps)
+        held = lane[rows.block]
+        held.read_ahead(len(held.ranges))
+        return held
 
-    def let_go(self, cell: Cell, block: Block) -> None:
-        """Of what came before this block on its lane."""
-        lane = self._held.get((cell, block.lane), {})
-        for old in [other for other in lane if other < block]:
+    def look_ahead(self, rows: Rows, done: float, keeps: "Keeps") -> None:
+        """Let go of what came before this block on its lane. Read as much of the block that follows
+        as is done of this one, if there is room; not of an epoch of which all may be in memory by
+        then."""
+        lane = self._held.setdefault((rows.cell, rows.block.lane), {})
+        for old in [other for other in lane if other < rows.block]:
             lane.pop(old).retire()
-
-    def look_ahead(self, cell: Cell, block: Block, done: float, keeps: "Keeps") -> None:
-        """Read as much of the block that follows as is done of this one, if there is room; not of
-        an epoch of which all may be in memory by then."""
-        following = self._plan.next_block(cell, block)
-        if keeps.has_room and following.epoch > block.epoch:
+        if keeps.has_room and rows.following.epoch > rows.block.epoch:
             return
-        lane = self._held[cell, block.lane]
-        if following not in lane:
+        if rows.following not in lane:
             if self.num_bytes > self._max_bytes:
                 return
-            lane[following] = self._begin(cell, following, keeps)
-        held = lane[following]
+            following = self._plan.rows(rows.cell, rows.following)
+            lane[rows.following] = self._begin(following, keeps)
+        held = lane[rows.following]
         held.read_ahead(math.ceil(done * len(held.ranges)), self._max_bytes)
 
     def read(self, corpus: int, shard: int, row: int) -> Stored:
@@ -119,13 +113,18 @@ class BlockReader:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def submit(self, held: "HeldBlock", part: "Range") -> Future[dict[int, Stored]]:
+    def submit(self, held: "HeldBlock", part: "Range") -> Future[dict[int, Stored]] | None:
+        """None: who takes a sample reads it."""
+        catalogue = self._catalogues[part.corpus]
+        url = shard_url(catalogue.root, catalogue.manifest.shards[part.shard].name)
+        if storage.announce_read(url, part.start, part.end):
+            return None
         self.add(part.num_bytes)
 
         def read() -> dict[int, Stored]:
             try:
-                stored = self._read(held.cell.corpus, part.shard, part.rows)
-                held.note(part, stored)
+                stored = self._read(part.corpus, part.shard, part.rows)
+                held.note(stored)
             finally:  # pictures alone stay, without what lay between
                 self.add(-part.num_bytes)
             return stored
@@ -136,18 +135,13 @@ class BlockReader:
         with self._lock:
             self.num_bytes += num_bytes
 
-    def _begin(self, cell: Cell, block: Block, keeps: "Keeps") -> "HeldBlock":
-        rows = self._plan.rows(cell, block)
+    def _begin(self, rows: Rows, keeps: "Keeps") -> "HeldBlock":
+        wanted = sorted({place for place in rows.places if place not in keeps})
         ranges: list[Range] = []
-        for shard in np.unique(rows.shards):
-            wanted = [
-                int(row)
-                for row in np.unique(rows.rows[rows.shards == shard])
-                if (cell.corpus, int(shard), int(row)) not in keeps
-            ]
-            table = self._catalogues[cell.corpus].table(int(shard))
-            ranges += ranges_of(int(shard), table, wanted)
-        return HeldBlock(self, cell, rows, ranges)
+        for (corpus, shard), places in groupby(wanted, itemgetter(0, 1)):
+            table = self._catalogues[corpus].table(shard)
+            ranges += ranges_of(corpus, shard, table, [row for *_, row in places])
+        return HeldBlock(self, rows, ranges)
 
     def _read(self, corpus: int, shard: int, rows: list[int]) -> dict[int, Stored]:
         catalogue = self._catalogues[corpus]
@@ -197,26 +191,33 @@ class Keeps(Protocol):
 class Range:
     """Rows of a shard that one request gives."""
 
+    corpus: int
     shard: int
     rows: list[int]
-    num_bytes: int
+    start: int
+    end: int
     future: Future[dict[int, Stored]] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return self.end - self.start
 
 
 class HeldBlock:
-    """The samples of a block as far as they have been read."""
+    """The samples of a block as far as they have been read ahead. It lives as long as anybody has
+    still to take one."""
 
-    def __init__(self, reader: BlockReader, cell: Cell, rows: Rows, ranges: list[Range]) -> None:
-        self.cell, self.rows, self.ranges = cell, rows, ranges
+    def __init__(self, reader: BlockReader, rows: Rows, ranges: list[Range]) -> None:
+        self.rows, self.ranges = rows, ranges
         self._reader = reader
         self._num_begun = 0
-        self._range_of = {(part.shard, row): part for part in ranges for row in part.rows}
-        self._num_left = Counter(
-            place for place in zip(rows.shards.tolist(), rows.rows.tolist(), strict=True)
-        )
-        """How often the block will still give a sample."""
-        self._num_claimed = Counter[tuple[int, int]]()
-        """How often one was asked for that was not yet taken."""
+        self._range_of = {
+            (part.corpus, part.shard, row): part for part in ranges for row in part.rows
+        }
+        self._last = {place: number for number, place in enumerate(rows.places)}
+        """Where the block gives a sample for the last time."""
+        self._num_bytes = 0
+        """Of the pictures that were read and not yet taken."""
         self._is_retired = False
         self._lock = threading.Lock()
 
@@ -229,62 +230,56 @@ class HeldBlock:
             part.future = self._reader.submit(self, part)
             self._num_begun += 1
 
-    def claim(self, shard: int, row: int) -> None:
-        """`take` will be called for it."""
-        with self._lock:
-            self._num_claimed[shard, row] += 1
+    def take(self, number: int) -> Stored:
+        """A sample of the block, each once; after that it is read again."""
+        place = self.rows.places[number]
+        part = self._range_of.get(place)
+        if part is None or part.future is None:
+            return self._reader.read(*place)
+        stored = part.future.result()
+        if self._last[place] > number:
+            one = stored.get(place[2])
+        else:
+            one = stored.pop(place[2], None)
+            self._count(0 if one is None else -len(one.image))
+        return one or self._reader.read(*place)
 
-    def take(self, shard: int, row: int) -> Stored:
-        """Each as often as the block has it; after that it is read again."""
-        part = self._range_of.get((shard, row))
-        future = None if part is None else part.future
-        if future is None:
-            return self._reader.read(self.cell.corpus, shard, row)
-        stored = future.result()
-        with self._lock:
-            one = stored.get(row)
-            self._num_claimed[shard, row] -= 1
-            self._num_left[shard, row] -= 1
-            self._drop_unwanted(stored, shard, row)
-        return one or self._reader.read(self.cell.corpus, shard, row)
-
-    def note(self, part: Range, stored: dict[int, Stored]) -> None:
+    def note(self, stored: dict[int, Stored]) -> None:
         """What was asked for has come."""
-        self._reader.add(sum(len(one.image) for one in stored.values()))
-        with self._lock:
-            for row in list(stored):
-                self._drop_unwanted(stored, part.shard, row)
+        self._count(sum(len(one.image) for one in stored.values()))
 
     def retire(self) -> None:
-        """Nobody will ask for more than has been asked for."""
+        """Nobody will ask for more: what was not asked for goes with the last who asked."""
         with self._lock:
             self._is_retired = True
-            for part in self.ranges:
-                if part.future is not None and part.future.done() and not part.future.exception():
-                    stored = part.future.result()
-                    for row in list(stored):
-                        self._drop_unwanted(stored, part.shard, row)
+            self._reader.add(-self._num_bytes)
 
-    def _drop_unwanted(self, stored: dict[int, Stored], shard: int, row: int) -> None:
-        is_wanted = self._num_claimed[shard, row] > 0 or (
-            self._num_left[shard, row] > 0 and not self._is_retired
-        )
-        if not is_wanted and row in stored:
-            self._reader.add(-len(stored.pop(row).image))
+    def _count(self, num_bytes: int) -> None:
+        with self._lock:
+            if not self._is_retired:
+                self._num_bytes += num_bytes
+                self._reader.add(num_bytes)
 
 
-def ranges_of(shard: int, table: ShardTable, rows: list[int]) -> list[Range]:
+def ranges_of(corpus: int, shard: int, table: ShardTable, rows: list[int]) -> list[Range]:
     """`rows` ascending, as their bytes do."""
-    parts: list[list[int]] = [[row] for row in rows[:1]]
-    for before, row in pairwise(rows):
-        gap = int(table.starts[row] - table.ends[before])
-        wanted = int((table.ends[parts[-1]] - table.starts[parts[-1]]).sum())
-        is_short = table.ends[row] - table.starts[parts[-1][0]] <= RANGE_BYTES
-        if gap <= min(GAP_BYTES, wanted // 4) and is_short:
-            parts[-1].append(row)
+    ranges: list[Range] = []
+    wanted = 0
+    for row, start, end in zip(
+        rows, table.starts[rows].tolist(), table.ends[rows].tolist(), strict=True
+    ):
+        last = ranges[-1] if ranges else None
+        if (
+            last is not None
+            and start - last.end <= min(GAP_BYTES, wanted // 4)
+            and end - last.start <= RANGE_BYTES
+        ):
+            last.rows.append(row)
+            last.end, wanted = end, wanted + end - start
         else:
-            parts.append([row])
-    return [Range(shard, part, int(table.ends[part[-1]] - table.starts[part[0]])) for part in parts]
+            ranges.append(Range(corpus, shard, [row], start, end))
+            wanted = end - start
+    return ranges
 
 
 def _unpack(members: memoryview, table: ShardTable, row: int) -> Stored:

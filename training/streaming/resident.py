@@ -13,7 +13,8 @@ from torch import Tensor
 from infra.errors import ConfigError
 from training.streaming.catalogue import Catalogue
 from training.streaming.pixels import decode_sample
-from training.streaming.reading import BlockReader, Place, Stored, ranges_of
+from training.streaming.plan import Place
+from training.streaming.reading import BlockReader, Stored, ranges_of
 from training.streaming.shapes import Shape
 
 MAX_SHARE = 0.5
@@ -75,7 +76,7 @@ def _parts(catalogues: Sequence[Catalogue]) -> Iterator[tuple[int, int, list[int
         for shard in range(len(catalogue.manifest.shards)):
             table = catalogue.table(shard)
             wanted = np.flatnonzero(~table.is_gone).tolist()
-            for part in ranges_of(shard, table, wanted):
+            for part in ranges_of(corpus, shard, table, wanted):
                 yield corpus, shard, part.rows
 
 
