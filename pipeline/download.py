@@ -83,7 +83,7 @@ class Config(PixelSettings, FetchSettings, DecodingSettings, StageConfig):
     """Lists of hashes that no picture may have: files of them, or module:Class of your own."""
     min_success_rate: Annotated[float, EXECUTION_ONLY, Field(ge=0, le=1)] = 0.05
     """Stop where, after 1000 rows of a worker, a smaller share has given pictures, and at the start
-    where not one host can be reached; 0: go on whatever happens."""
+    where not one host can be reached; fall short where of all rows a smaller one has; 0: never."""
     thread_count: Annotated[int, EXECUTION_ONLY, Field(ge=1)] = 64
     """Connections that each worker has open at once (img2dataset has a thread for each)."""
     incremental_mode: Annotated[
@@ -146,6 +146,7 @@ def run(config: Config) -> Summary:
             manifest = held
         else:
             manifest = _download(config, pairs, input_digest, extended)
+    _check_success_rate(config, manifest)
     num_rows = sum(manifest.counts.values())
     return Summary(
         stage="download",
@@ -322,6 +323,18 @@ def _check_any_success(config: Config, plan: Plan, counts: Mapping[str, int]) ->
         raise ShortfallError(
             f"list {config.url_list}: none of its {plan.num_rows} rows gave a picture: "
             f"{spelled(counts)}; {_advice(counts)}"
+        )
+
+
+def _check_success_rate(config: Config, manifest: Manifest) -> None:
+    """Of the finished corpus: workers look at theirs after 1,000 rows only."""
+    num_rows = sum(manifest.counts.values())
+    if manifest.num_samples < config.min_success_rate * num_rows:
+        raise ShortfallError(
+            f"list {config.url_list}: {manifest.num_samples:,} of its {num_rows:,} rows gave a "
+            f"picture, under --min-success-rate {config.min_success_rate:g}: "
+            f"{spelled(manifest.counts)}; the corpus is complete as it is: lower the rate to take "
+            "it so, or fetch again what may have passed with --incremental-mode retry"
         )
 
 
