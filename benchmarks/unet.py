@@ -7,8 +7,8 @@ The whole step of both: the same pictures and captions from the same shards, for
 clipping, AdamW, moving average. diffusers' channels are chosen so that both networks cost the same
 FLOPs an image (within 3%). Each then takes the best of its own settings: bfloat16 or float32,
 channels-last or not (ours always is), fused attention or plain (ours chooses by itself), compiled
-or not; the two take turns. With it: MFU, the roofline and where the step's time goes. On a GPU also
-uvit's MFU, in sizes S, B and L.
+or not; the two take many short turns, so that what else the machine does hits both. With it: MFU,
+the roofline and where the step's time goes. On a GPU also uvit's MFU, in sizes S, B and L.
 
 On a CPU compiling takes minutes for each side; --no-compile leaves it out.
 """
@@ -70,7 +70,7 @@ def main() -> None:
     makers: dict[str, Make] = {"ours": ours, "diffusers": peer}
     best = {
         name: best_settings(
-            name, make, config, device, arguments.seconds / 2, compiles=not arguments.no_compile
+            name, make, config, device, arguments.seconds, compiles=not arguments.no_compile
         ).settings
         for name, make in makers.items()
     }
@@ -98,8 +98,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, help="in place of the size's, for a try")
     parser.add_argument("--image-size", type=int, default=64 if on_gpu else 32)
     parser.add_argument("--batch-size", type=int, default=256 if on_gpu else 16)
-    parser.add_argument("--num-rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a side in a round")
+    parser.add_argument("--num-rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a side in a round")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--uvit", nargs="*", default=["S", "B", "L"] if on_gpu else [])
     return parser.parse_args()
