@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.drill import submission
+from infra.drill.steps import wait_until
 from infra.drill.submission import Submission
 
 
@@ -40,5 +41,12 @@ def test_one_that_does_not_end_is_given_up_with_its_follower(tmp_path: Path) -> 
     assert submitted.wait(0.1) is None
     assert not submitted.is_running
     process = int(follower.read_text())
-    stat = Path(f"/proc/{process}/stat")
-    assert not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    wait_until(lambda: not lives(process), "the follower's end", 60, 0.05)
+
+
+def lives(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
