@@ -6,14 +6,16 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from infra import storage
 from infra.cluster import Workers
 from infra.errors import ConflictError, InputError
-from pipeline import forget, select
-from pipeline.corpus import read_manifest
+from pipeline import forget, select, why
+from pipeline.corpus import read_manifest, read_selection
+from training import train
 from training.config import Config
 from training.data import make_stream
 from training.ledger import Appearances, appearances
@@ -45,11 +47,11 @@ def config(request: pytest.FixtureRequest, root: str, tiny_config: Callable[...,
     return config
 
 
-def steps_by_uid(config: Config) -> dict[str, list[int]]:
+def steps_by_uid(config: Config, num_steps: int = NUM_STEPS) -> dict[str, list[int]]:
     stream = make_stream(config, num_decoders=1)
     steps = defaultdict(list)
-    for step in range(NUM_STEPS):
-        for uid in stream.batch(step, range(BATCH_SIZE)).uids:
+    for step in range(num_steps):
+        for uid in stream.batch(step, range(config.batch_size)).uids:
             steps[uid].append(step)
     return steps
 
@@ -66,6 +68,28 @@ def test_it_tells_what_the_batches_held(config: Config) -> None:
             last_step=theirs[-1],
         )
     assert appearances(config.run, "0" * 32).num_times == 0
+
+
+def test_why_tells_what_a_training_met(root: str, tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(root=root, selection="long", num_steps=6, checkpoint_every=6)
+    train.run(config)
+    steps = steps_by_uid(config, num_steps=6)
+
+    def told(uid: str) -> tuple[dict[str, Any], str]:
+        summary = why.run(why.Config(root=root, sample=uid, run=(config.run,)))
+        (row,) = cast(list[dict[str, dict[str, Any]]], summary.details["rows"])
+        return row["trained"][config.run], str(summary.table[-1]["is"])
+
+    for uid, theirs in steps.items():
+        found, _ = told(uid)
+        expected = {"num_times": len(theirs), "first_step": theirs[0], "last_step": theirs[-1]}
+        assert found.items() >= expected.items()
+    selection = read_selection(root, "long").to_pylist()
+    dropped = [row["uid"] for row in selection if not row["keep"]]
+    assert dropped
+    found, text = told(dropped[0])
+    assert (found["num_times"], found["first_step"], found["last_step"]) == (0, None, None)
+    assert text.startswith("never up to the checkpoint of step 6 ")
 
 
 def test_it_still_tells_of_what_was_taken_down_since(config: Config) -> None:
