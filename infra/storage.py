@@ -111,11 +111,17 @@ def read_bytes(url: str) -> bytes:
 
 def read_range(url: str, start: int, end: int) -> bytes:
     """Those bytes alone, fewer where the file ends before; one request to an object store."""
-    with _reading(url):
-        if _is_plain_path(url):  # a third of the time that fsspec's file takes
-            with _descriptor(url) as file:
+    if _is_plain_path(url):  # a third of the time that fsspec's file takes
+        try:
+            file = os.open(url, os.O_RDONLY)
+            try:
                 return os.pread(file, end - start, start)
-        fs, path = _filesystem(url)
+            finally:
+                os.close(file)
+        except OSError:
+            pass  # told of below
+    fs, path = _filesystem(url)
+    with _reading(url):
         data: bytes = fs.cat_file(path, start=start, end=end)
     return data
 
@@ -125,23 +131,18 @@ def announce_read(url: str, start: int, end: int) -> bool:
     where nobody can be asked for that, as of an object store."""
     if not _is_plain_path(url) or not hasattr(os, "posix_fadvise"):
         return False
-    with suppress(OSError), _descriptor(url) as file:  # the read will tell
-        os.posix_fadvise(file, start, end - start, os.POSIX_FADV_WILLNEED)
+    with suppress(OSError):  # the read will tell
+        file = os.open(url, os.O_RDONLY)
+        try:
+            os.posix_fadvise(file, start, end - start, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(file)
     return True
 
 
 def _is_plain_path(url: str) -> bool:
     """Whether fsspec, too, would take it for a file by that name."""
     return url.startswith("/") and "::" not in url and "://" not in url
-
-
-@contextmanager
-def _descriptor(path: str) -> Iterator[int]:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)
 
 
 def read_block(file: BinaryIO, url: str, size: int) -> bytes:

@@ -44,6 +44,9 @@ from training.streaming.reading import BlockReader, HeldBlock, TakenDownError
 from training.streaming.resident import ResidentSamples
 from training.streaming.shapes import shapes_for
 
+READ_AT_ONCE = 8
+"""Samples that a thread reads before it decodes them."""
+
 LOOK_EVERY_S = 1.0
 """How often a stream looks whether something was taken down."""
 
@@ -203,14 +206,24 @@ class SampleStream:
 
     def _decode(self, tasks: "list[_Task]", pixels: Pixels) -> list[tuple[str, str]]:
         """uids and captions; `pixels` [b, H, W, 3] are filled."""
-        return [self._decode_one(task, out) for task, out in zip(tasks, pixels, strict=True)]
+        pairs: list[tuple[str, str]] = []
+        for first in range(0, len(tasks), READ_AT_ONCE):
+            some = tasks[first : first + READ_AT_ONCE]
+            samples = [self._sample(task) for task in some]
+            pairs += [(sample.uid, sample.caption) for sample in samples]
+            for task, sample, out in zip(some, samples, pixels[first:], strict=False):
+                self._fill(out, task, sample)
+        return pairs
 
-    def _decode_one(self, task: "_Task", out: Pixels) -> tuple[str, str]:
-        sample = self._kept.get(task.place)
-        if sample is None:
-            held = task.held
-            stored = held.take(task.number) if held else self.reader.read(*task.place)
-            sample = KeptSample(stored.uid, stored.caption, stored.image)
+    def _sample(self, task: "_Task") -> KeptSample:
+        kept = self._kept.get(task.place)
+        if kept is not None:
+            return kept
+        held = task.held
+        stored = held.take(task.number) if held else self.reader.read(*task.place)
+        return KeptSample(stored.uid, stored.caption, stored.image)
+
+    def _fill(self, out: Pixels, task: "_Task", sample: KeptSample) -> None:
         if isinstance(sample.picture, bytes):
             decode_sample(out, sample.uid, sample.picture, task.crop)
             self._kept.offer(task.place, sample, out)
@@ -218,7 +231,6 @@ class SampleStream:
             out[:] = sample.picture
         if task.flip:
             out[:] = out[:, ::-1].copy()
-        return sample.uid, sample.caption
 
 
 class _Task(NamedTuple):
