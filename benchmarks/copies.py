@@ -17,13 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image, ImageOps
 
 from benchmarks.drawn import Drawn, drawn
+from benchmarks.made_corpus import made_sample, write_made_manifest, write_made_shard
 from infra.cluster import Workers
-from pipeline.corpus import ROW_SCHEMA, SUCCESS, Manifest, write_manifest, write_shard
-from pipeline.sample import Sample, sample_uid
 from retrieval import embed, index
 from retrieval.copies import CopyDetector, CopyVerdict
 from retrieval.embedding.embeddings import EMBEDDED_ENCODER
@@ -149,15 +147,11 @@ def write_corpus(root: str, pictures: list[Drawn]) -> dict[Path, str]:
         for place, one in enumerate(pictures[start : start + SHARD_SIZE]):
             url, buffer = f"https://example.org/{one.path.name}", io.BytesIO()
             one.read().save(buffer, "JPEG", quality=95)
-            key, uid = f"{name}{place:04d}", sample_uid(url, one.caption)
-            row = {"key": key, "uid": uid, "url": url, "caption": one.caption, "status": SUCCESS}
-            samples.append(Sample(key, uid, one.caption, buffer.getvalue(), "jpg", row))
-            uids[one.path] = uid
-        rows = pa.Table.from_pylist([sample.metadata for sample in samples], ROW_SCHEMA)
-        shards.append(write_shard(root, name, samples, rows, {}))
-    counts = {SUCCESS: len(pictures)}
-    made = {"stage": "benchmark", "config": {}, "config_digest": "0" * 16, "counts": counts}
-    write_manifest(root, Manifest(**made, input_digest="0" * 16, shards=shards))
+            sample = made_sample(f"{name}{place:04d}", url, one.caption, buffer.getvalue())
+            samples.append(sample)
+            uids[one.path] = sample.uid
+        shards.append(write_made_shard(root, name, samples))
+    write_made_manifest(root, shards)
     return uids
 
 

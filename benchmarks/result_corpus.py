@@ -13,20 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image
 
 from benchmarks.drawn import drawn
-from pipeline.corpus import (
-    ROW_SCHEMA,
-    SUCCESS,
-    Manifest,
-    Shard,
-    manifest_url,
-    write_manifest,
-    write_shard,
-)
-from pipeline.sample import Sample, sample_uid
+from benchmarks.made_corpus import made_sample, write_made_manifest, write_made_shard
+from pipeline.corpus import Shard, manifest_url
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 SIDE = 64
@@ -84,37 +75,16 @@ def _write(root: Path, pairs: Sequence[Pair]) -> None:
         _write_shard(root, f"{number:05d}", pairs[start : start + SAMPLES_PER_SHARD])
         for number, start in enumerate(starts)
     ]
-    manifest = Manifest(
-        stage="pack",
-        config={},
-        config_digest="0" * 16,
-        input_digest="0" * 16,
-        shards=shards,
-        counts={SUCCESS: len(pairs)},
-    )
-    write_manifest(str(root), manifest)
+    write_made_manifest(str(root), shards, stage="pack")
 
 
 def _write_shard(root: Path, shard: str, pairs: Sequence[Pair]) -> Shard:
-    samples, rows = [], []
+    names = ("width", "height", "original_width", "original_height")
+    sides: dict[str, Any] = dict.fromkeys(names, SIDE)
+    samples = []
     for i, (name, caption, image) in enumerate(pairs):
         out = io.BytesIO()
         image.save(out, "JPEG", quality=95)
-        row = _row(f"{shard}{i:04d}", name, caption, out.getvalue())
-        samples.append(Sample(row["key"], row["uid"], caption, out.getvalue(), "jpg", row))
-        rows.append(row)
-    return write_shard(str(root), shard, samples, pa.Table.from_pylist(rows, ROW_SCHEMA), {})
-
-
-def _row(key: str, name: str, caption: str, image: bytes) -> dict[str, Any]:
-    url = f"https://example.org/{name}"
-    sides = dict.fromkeys(("width", "height", "original_width", "original_height"), SIDE)
-    return dict.fromkeys(ROW_SCHEMA.names) | {
-        "key": key,
-        "uid": sample_uid(url, caption),
-        "url": url,
-        "caption": caption,
-        "status": SUCCESS,
-        "sha256": hashlib.sha256(image).hexdigest(),
-        **sides,
-    }
+        key, url = f"{shard}{i:04d}", f"https://example.org/{name}"
+        samples.append(made_sample(key, url, caption, out.getvalue(), **sides))
+    return write_made_shard(str(root), shard, samples)

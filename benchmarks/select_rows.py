@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks.made_corpus import NO_DIGEST, write_made_manifest
 from benchmarks.weighed import run_weighed
-from pipeline.corpus import PLACE_SCHEMA, ROW_SCHEMA, ColumnsManifest, Manifest, Shard
+from pipeline.corpus import PLACE_SCHEMA, ROW_SCHEMA, ColumnsManifest, Shard
 
 POLICY = """
 title = "Rules over every signal"
@@ -99,20 +100,12 @@ def write_corpus(root: Path, num_rows: int, rows_per_shard: int) -> None:
         (root / folder).mkdir(parents=True)
     with ProcessPoolExecutor() as pool:
         written = list(pool.map(_write_shard, [root] * len(sizes), range(len(sizes)), sizes))
-    manifest = Manifest(
-        stage="download",
-        config={},
-        config_digest="0" * 16,
-        input_digest="0" * 16,
-        shards=[shard for shard, _ in written],
-        counts={"success": num_rows},
-    )
-    (root / "manifest.json").write_text(manifest.model_dump_json())
+    manifest = write_made_manifest(str(root), [shard for shard, _ in written])
     for name in SIGNALS:
         record = ColumnsManifest(
             signal=name,
             identity={},
-            config_digest="0" * 16,
+            config_digest=NO_DIGEST,
             corpus_digest=manifest.digest,
             files={f"{shard.name}.parquet": files[name] for shard, files in written},
         )

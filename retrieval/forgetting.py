@@ -11,14 +11,11 @@ meanwhile goes on with the old ones, without the rows under the tombstones.
 """
 
 import hashlib
-import io
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from infra import storage
 from infra.records import read_mapping, read_record
@@ -29,8 +26,10 @@ from retrieval.embedding.embeddings import (
     MODALITIES,
     EmbeddingsManifest,
     Part,
+    array_bytes,
     array_name,
     index_url,
+    metadata_bytes,
     metadata_name,
     read_array,
     read_metadata,
@@ -121,10 +120,10 @@ def _stage_part(takedown: Takedown, folder: str, part: Part, shard: Shard) -> di
     kept = pc.invert(pc.is_in(metadata["uid"], value_set=forgotten))
     rows = kept.to_numpy(zero_copy_only=False)
     contents = {
-        array_name(modality, number): _npy(read_array(url, part, modality)[rows])
+        array_name(modality, number): array_bytes(read_array(url, part, modality)[rows])
         for modality in MODALITIES
     }
-    contents[metadata_name(number)] = _parquet(_moved(takedown, shard, metadata.filter(kept)))
+    contents[metadata_name(number)] = metadata_bytes(_moved(takedown, shard, metadata.filter(kept)))
     for name, data in contents.items():
         storage.publish_bytes(takedown.staged_url(f"{folder}/{name}"), data)
     return {
@@ -222,15 +221,3 @@ def _stage_stamp(takedown: Takedown, path: str, corpora: dict[str, str]) -> None
     changed = {"input_digest": replaced(stamp.input_digest, corpora)}
     text = stamp.model_copy(update=changed).model_dump_json(indent=2)
     takedown.stage(path, text + "\n")
-
-
-def _npy(rows: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, rows, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()

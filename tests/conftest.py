@@ -1,7 +1,6 @@
 """What tests share: a real S3 server, and a little corpus of real pictures."""
 
 import csv
-import hashlib
 import io
 import os
 import socket
@@ -19,8 +18,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.corpus import ROW_SCHEMA, SUCCESS, Manifest, Shard, write_manifest, write_shard
-from pipeline.sample import Sample, sample_uid
+from benchmarks.made_corpus import made_sample, write_made_manifest
+from pipeline.corpus import ROW_SCHEMA, Manifest, Shard, write_shard
+from pipeline.sample import sample_uid
 
 S3_SECRET = "planted-to-be-looked-for-where-no-secret-belongs"
 """The server takes any."""
@@ -167,16 +167,7 @@ def make_corpus() -> Callable[..., Manifest]:
             )
             for i in range(num_shards)
         ]
-        manifest = Manifest(
-            stage="download",
-            config={},
-            config_digest="0" * 16,
-            input_digest="0" * 16,
-            shards=shards,
-            counts={SUCCESS: num_shards * num_samples, "failed_to_download": num_shards},
-        )
-        write_manifest(root, manifest)
-        return manifest
+        return write_made_manifest(root, shards, failed={"failed_to_download": num_shards})
 
     return make
 
@@ -209,22 +200,27 @@ def _jpeg(png: bytes) -> bytes:
 def _make_shard(
     root: str, name: str, pictures: list[tuple[str, bytes]], urls: dict[int, str]
 ) -> Shard:
-    samples, rows = [], []
-    for i, (caption, image) in enumerate(pictures):
-        row = _row(f"{name}{i:04d}", caption, image, urls.get(i))
-        rows.append(row)
-        samples.append(Sample(row["key"], row["uid"], caption, image, "jpg", row))
-    rows.append(_row(f"{name}{len(pictures):04d}", "a picture that is gone", None))
+    sides: dict[str, Any] = {
+        "width": 64,
+        "height": 64,
+        "original_width": 640,
+        "original_height": 480,
+    }
+    keys = [f"{name}{i:04d}" for i in range(len(pictures) + 1)]
+    samples = [
+        made_sample(key, urls.get(i) or _url(key), caption, image, **sides)
+        for i, (key, (caption, image)) in enumerate(zip(keys[:-1], pictures, strict=True))
+    ]
+    rows = [*(sample.metadata for sample in samples), _failed_row(keys[-1])]
     stats = {"count": len(rows), "successes": len(samples)}
     return write_shard(root, name, samples, pa.Table.from_pylist(rows, ROW_SCHEMA), stats)
 
 
-def _row(key: str, caption: str, image: bytes | None, url: str | None = None) -> dict[str, Any]:
-    url = url or f"https://example.org/{key}.png"
-    row: dict[str, Any] = dict.fromkeys(ROW_SCHEMA.names)
-    row |= {"key": key, "uid": sample_uid(url, caption), "url": url, "caption": caption}
-    if image is None:
-        return row | {"status": "failed_to_download", "error_message": "HTTP 404"}
-    sha256 = hashlib.sha256(image).hexdigest()
-    sizes = {"width": 64, "height": 64, "original_width": 640, "original_height": 480}
-    return row | sizes | {"status": SUCCESS, "sha256": sha256}
+def _failed_row(key: str) -> dict[str, Any]:
+    url, caption = _url(key), "a picture that is gone"
+    row = {"key": key, "uid": sample_uid(url, caption), "url": url, "caption": caption}
+    return row | {"status": "failed_to_download", "error_message": "HTTP 404"}
+
+
+def _url(key: str) -> str:
+    return f"https://example.org/{key}.png"

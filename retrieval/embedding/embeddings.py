@@ -205,6 +205,23 @@ def read_file(folder: str, part: Part, name: str) -> bytes:
     )
 
 
+def array_bytes(rows: "np.ndarray") -> bytes:
+    """[n, d] as float16, in numpy's format."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, rows.astype(np.float16), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def metadata_bytes(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
 def choose_encoder(root: str, folder: Literal["embeddings", "index"], encoder: str | None) -> str:
     """The encoder asked for, else the only one that ROOT/folder has anything of.
 

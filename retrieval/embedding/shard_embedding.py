@@ -10,7 +10,6 @@ captions are all of the shard's, whatever came before: the same shard gives the 
 """
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,6 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from infra import storage
@@ -31,9 +29,11 @@ from retrieval.asking.clock import Seconds, timed
 from retrieval.embedding.embed_progress import Report
 from retrieval.embedding.embeddings import (
     Part,
+    array_bytes,
     array_name,
     embeddings_url,
     file_number,
+    metadata_bytes,
     metadata_name,
     part_name,
 )
@@ -185,9 +185,9 @@ class ShardEmbedder:
     ) -> Part:
         number = file_number(shard.name, self._width)
         contents = {
-            array_name("image", number): _npy(image_rows),
-            array_name("text", number): _npy(text_rows),
-            metadata_name(number): _parquet(self._metadata(shard, keys, is_decoded)),
+            array_name("image", number): array_bytes(image_rows),
+            array_name("text", number): array_bytes(text_rows),
+            metadata_name(number): metadata_bytes(self._metadata(shard, keys, is_decoded)),
         }
         for name, data in contents.items():
             storage.publish_bytes(storage.join(self._folder, name), data)
@@ -227,16 +227,3 @@ class _Rows:
         if self._last is not None:
             self._done.append(self._last.cpu().numpy())
             self._last = None
-
-
-def _npy(rows: np.ndarray) -> bytes:
-    """[n, d] float16 in numpy's format."""
-    buffer = io.BytesIO()
-    np.save(buffer, rows.astype(np.float16), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()

@@ -37,6 +37,7 @@ from infra.records import read_record
 from pipeline.corpus import Shard
 from pipeline.score import Options
 from retrieval.captions.corpus import EmbeddedCorpus, whole_number
+from retrieval.embedding.embeddings import array_bytes
 
 if TYPE_CHECKING:
     from retrieval.captions.examples import Examples
@@ -132,9 +133,7 @@ class NeighboursSignal:
             mix = fit(self._retriever, rows, self._k_max, self._temperature)
             storage.publish_text(self._mix_url, mix.model_dump_json(indent=2) + "\n")
         if self._examples and not storage.exists(self._examples_url):
-            buffer = io.BytesIO()
-            np.save(buffer, self._examples.embed().astype(np.float16))
-            storage.publish_bytes(self._examples_url, buffer.getvalue())
+            storage.publish_bytes(self._examples_url, array_bytes(self._examples.embed()))
         yield
 
     def __call__(self, shard: Shard) -> pa.Table:

@@ -11,13 +11,12 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
-from infra import storage
+from benchmarks.made_corpus import write_made_signal
 from infra.cluster import Workers
 from infra.errors import InputError
 from infra.summary import Summary
 from pipeline import pack, report, score, select
 from pipeline.corpus import (
-    ColumnsManifest,
     Manifest,
     iter_samples,
     read_manifest,
@@ -236,7 +235,6 @@ def write_duplicates(root: str, groups: list[list[str]]) -> None:
     """Columns as `carrara dedup` leaves them."""
     manifest = read_manifest(root)
     group_of = {uid: group[0] for group in groups for uid in group}
-    files = {}
     for shard in manifest.shards:
         rows = read_rows(root, shard, ["uid", "status"])
         rows = rows.filter(pc.equal(rows["status"], "success"))
@@ -253,17 +251,7 @@ def write_duplicates(root: str, groups: list[list[str]]) -> None:
             }
         )
         write_columns(root, "duplicates", shard.name, table)
-        files[f"{shard.name}.parquet"] = storage.sha256(
-            f"{root}/columns/duplicates/{shard.name}.parquet"
-        )
-    record = ColumnsManifest(
-        signal="duplicates",
-        identity={},
-        config_digest="0" * 16,
-        corpus_digest=manifest.digest,
-        files=files,
-    )
-    Path(root, "columns", "duplicates", "manifest.json").write_text(record.model_dump_json())
+    write_made_signal(root, "duplicates")
 
 
 def write_summary(root: str, stage: str, seconds: float = 1.0, name: str = "1") -> None:

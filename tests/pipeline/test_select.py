@@ -7,13 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import tomli_w
 
-from infra import storage
+from benchmarks.made_corpus import write_made_signal
 from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.summary import Summary
 from pipeline import score, select
 from pipeline.corpus import (
-    ColumnsManifest,
     list_signals,
     read_columns,
     read_manifest,
@@ -244,7 +243,7 @@ def test_scores_in_another_order_are_joined_by_uid(scored: str) -> None:
         path = Path(scored, "columns", "caption", f"{shard.name}.parquet")
         table = pq.read_table(path)
         pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
-    write_digests(scored, "caption")
+    write_made_signal(scored, "caption")
     assert run(scored, where="num_words > 2", name="after").counts == in_order.counts
     assert read_selection(scored, "after").equals(before)
 
@@ -278,18 +277,4 @@ def add_scores(root: str, signal: str) -> None:
             copies = [None, uids[0], *[None] * (len(uids) - 2)]
             values = {"duplicate_of": copies, "in_heldout": [False] * len(uids)}
         write_columns(root, signal, shard.name, pa.table({"uid": uids, **values}))
-    write_digests(root, signal)
-
-
-def write_digests(root: str, signal: str) -> None:
-    """The signal's manifest, of what is there now."""
-    manifest = read_manifest(root)
-    folder = Path(root, "columns", signal)
-    record = ColumnsManifest(
-        signal=signal,
-        identity={},
-        config_digest="0",
-        corpus_digest=manifest.digest,
-        files={file.name: storage.sha256(str(file)) for file in folder.glob("*.parquet")},
-    )
-    (folder / "manifest.json").write_text(record.model_dump_json())
+    write_made_signal(root, signal)

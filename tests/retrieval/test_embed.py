@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from benchmarks.made_corpus import change_samples
 from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, InputError, ShortfallError
 from infra.summary import Summary
@@ -17,9 +19,6 @@ from pipeline.corpus import (
     Manifest,
     iter_samples,
     read_manifest,
-    read_rows,
-    write_manifest,
-    write_shard,
 )
 from pipeline.sample import Sample
 from retrieval import embed
@@ -110,17 +109,12 @@ def test_a_killed_run_goes_on_and_ends_the_same(small_corpus: str, tiny_encoder:
 
 def spoil_a_picture(root: str, key: str) -> None:
     """Cut one JPEG in its middle, as an encoder that crashed would leave it."""
-    manifest = read_manifest(root)
-    shards = []
-    for shard in manifest.shards:
-        samples = [
-            Sample(s.key, s.uid, s.caption, s.image[: len(s.image) // 2], s.extension, s.metadata)
-            if s.key == key
-            else s
-            for s in iter_samples(root, shard)
-        ]
-        shards.append(write_shard(root, shard.name, samples, read_rows(root, shard), {}))
-    write_manifest(root, manifest.model_copy(update={"shards": shards}))
+
+    def cut(sample: Sample) -> Sample:
+        half = sample.image[: len(sample.image) // 2]
+        return replace(sample, image=half) if sample.key == key else sample
+
+    change_samples(root, cut)
 
 
 def test_an_undecodable_picture_is_counted_and_has_no_row(

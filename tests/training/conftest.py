@@ -9,20 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from PIL import Image
 
+from benchmarks.made_corpus import made_sample, write_made_manifest, write_made_shard
 from infra.cluster import Workers
-from pipeline.corpus import (
-    ROW_SCHEMA,
-    SUCCESS,
-    Manifest,
-    read_manifest,
-    write_manifest,
-    write_shard,
-)
-from pipeline.sample import Sample, sample_uid
+from pipeline.corpus import Manifest, read_manifest
 from training.config import Config, UNetConfig
 from training.record import RunRecord
 
@@ -91,28 +83,15 @@ def make_pictures() -> Callable[..., Manifest]:
     rng = np.random.default_rng(0)
 
     def make(root: str, sizes: list[tuple[int, int]]) -> Manifest:
-        samples, rows = [], []
+        samples = []
         for number, (width, height) in enumerate(sizes):
             noise = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
             file = io.BytesIO()
             Image.fromarray(noise).resize((width, height)).save(file, "JPEG")
             key, caption = f"00000{number:04d}", f"{width} by {height}"
-            row: dict[str, Any] = dict.fromkeys(ROW_SCHEMA.names)
-            row |= {"key": key, "uid": sample_uid(key, caption), "url": key, "caption": caption}
-            row |= {"status": SUCCESS, "width": width, "height": height}
-            rows.append(row)
-            samples.append(Sample(key, row["uid"], caption, file.getvalue(), "jpg", row))
-        table = pa.Table.from_pylist(rows, ROW_SCHEMA)
-        manifest = Manifest(
-            stage="download",
-            config={},
-            config_digest="0" * 16,
-            input_digest="0" * 16,
-            shards=[write_shard(root, "00000", samples, table, {})],
-            counts={SUCCESS: len(samples)},
-        )
-        write_manifest(root, manifest)
-        return manifest
+            sample = made_sample(key, key, caption, file.getvalue(), width=width, height=height)
+            samples.append(sample)
+        return write_made_manifest(root, [write_made_shard(root, "00000", samples)])
 
     return make
 

@@ -1,5 +1,6 @@
 import io
 import socket
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,18 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.made_corpus import change_samples
 from infra.cluster import Workers
 from infra.errors import ConfigError
 from pipeline import score
 from pipeline.corpus import (
-    iter_samples,
     read_columns,
     read_manifest,
-    read_rows,
-    write_manifest,
-    write_shard,
 )
-from pipeline.sample import Sample
 from pipeline.signals import shipped
 from pipeline.signals.pictures import decode
 from pipeline.signals.safety import SafetySignal
@@ -86,14 +83,8 @@ def test_no_damage_raises(kind: str, data: st.DataObject) -> None:
 
 def spoil(root: str) -> None:
     """Replace some pictures of the first shard by bytes that are none."""
-    manifest = read_manifest(root)
-    first, *others = manifest.shards
-    samples = [
-        Sample(**(vars(sample) | {"image": BROKEN.get(number, sample.image)}))
-        for number, sample in enumerate(iter_samples(root, first))
-    ]
-    shard = write_shard(root, first.name, samples, read_rows(root, first), {})
-    write_manifest(root, manifest.model_copy(update={"shards": [shard, *others]}))
+    broken = {f"00000{number:04d}": image for number, image in BROKEN.items()}
+    change_samples(root, lambda sample: replace(sample, image=broken.get(sample.key, sample.image)))
 
 
 @pytest.fixture

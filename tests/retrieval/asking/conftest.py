@@ -2,14 +2,13 @@
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from infra import storage
+from benchmarks.made_corpus import write_made_signal
 from infra.cluster import Workers
-from pipeline.corpus import ColumnsManifest, Manifest, iter_samples, read_manifest, write_columns
+from pipeline.corpus import Manifest, iter_samples, read_manifest, write_columns
 from retrieval import embed, index
 from retrieval.asking.asker import Asker
 from retrieval.embedding.embeddings import EMBEDDED_ENCODER
@@ -62,15 +61,7 @@ def write_signal(root: str, signal: str, column: str, values: list[float | None]
         uids = [sample.uid for sample in iter_samples(root, shard)]
         scores = pa.array([next(rest) for _ in uids], pa.float32())
         write_columns(root, signal, shard.name, pa.table({"uid": uids, column: scores}))
-    folder = Path(root, "columns", signal)
-    record = ColumnsManifest(
-        signal=signal,
-        identity={},
-        config_digest="0",
-        corpus_digest=manifest.digest,
-        files={file.name: storage.sha256(str(file)) for file in folder.glob("*.parquet")},
-    )
-    (folder / "manifest.json").write_text(record.model_dump_json())
+    write_made_signal(root, signal)
 
 
 @pytest.fixture(scope="session")

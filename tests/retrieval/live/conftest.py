@@ -1,34 +1,23 @@
 """Corpora with embeddings that need no encoder: vectors of one's own, and bytes for pictures."""
 
 import hashlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.made_corpus import made_sample, write_made_manifest, write_made_shard
 from infra import storage
 from infra.stamp import Stamp
-from pipeline.corpus import (
-    ROW_SCHEMA,
-    SUCCESS,
-    Manifest,
-    Shard,
-    manifest_url,
-    read_manifest,
-    read_rows,
-    write_manifest,
-    write_shard,
-)
-from pipeline.sample import Sample, sample_uid
+from pipeline.corpus import Shard, manifest_url, read_manifest, read_rows
 from retrieval.embedding.embeddings import (
     EmbeddingsManifest,
     Part,
+    array_bytes,
     array_name,
     embeddings_url,
+    metadata_bytes,
     metadata_name,
     read_parts,
 )
@@ -71,28 +60,22 @@ class EmbeddedCorpus:
         self._write_manifests()
 
     def _write_shard(self, name: str, num_samples: int) -> Shard:
-        samples, rows = [], []
+        samples = []
         for i in range(num_samples):
             key = f"{name}{i:04d}"
-            url, caption = f"https://{i % 3}.example.org/{key}.jpg", f"sample {key}"
-            uid, image = sample_uid(url, caption), f"the picture {key}".encode()
-            row = dict.fromkeys(ROW_SCHEMA.names) | {
-                "key": key, "uid": uid, "url": url, "caption": caption, "status": SUCCESS,
-                "width": i, "sha256": hashlib.sha256(image).hexdigest(),
-            }  # fmt: skip
-            rows.append(row)
-            samples.append(Sample(key, uid, caption, image, "jpg", row))
-            self.uids.append(uid)
-        return write_shard(self.root, name, samples, pa.Table.from_pylist(rows, ROW_SCHEMA), {})
+            url, image = f"https://{i % 3}.example.org/{key}.jpg", f"the picture {key}".encode()
+            samples.append(made_sample(key, url, f"sample {key}", image, width=i))
+        self.uids += [sample.uid for sample in samples]
+        return write_made_shard(self.root, name, samples)
 
     def _write_part(self, shard: Shard, image: np.ndarray, text: np.ndarray) -> None:
         number = f"{int(shard.name):02d}"
         rows = read_rows(self.root, shard).drop_columns(["status", "error_message"])
         metadata = rows.rename_columns(["image_path", *rows.column_names[1:]])
         contents = {
-            array_name("image", number): _npy(image),
-            array_name("text", number): _npy(text),
-            metadata_name(number): _parquet(metadata),
+            array_name("image", number): array_bytes(image),
+            array_name("text", number): array_bytes(text),
+            metadata_name(number): metadata_bytes(metadata),
         }
         for name, data in contents.items():
             storage.publish_bytes(storage.join(self.folder, name), data)
@@ -111,15 +94,7 @@ class EmbeddedCorpus:
         storage.publish_text(storage.join(self.folder, part.record_name), part.model_dump_json())
 
     def _write_manifests(self) -> None:
-        corpus = Manifest(
-            stage="download",
-            config={},
-            config_digest="0" * 16,
-            input_digest="0" * 16,
-            shards=list(self._shards),
-            counts={SUCCESS: sum(shard.num_samples for shard in self._shards)},
-        )
-        write_manifest(self.root, corpus)
+        corpus = write_made_manifest(self.root, self._shards)
         embeddings = EmbeddingsManifest(
             encoder=ENCODER,
             weights_digest="0" * 64,
@@ -137,18 +112,6 @@ class EmbeddedCorpus:
     @property
     def folder(self) -> str:
         return embeddings_url(self.root, ENCODER)
-
-
-def _npy(rows: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, rows, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +15,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from benchmarks.made_corpus import change_samples
 from infra.cluster import Workers
 from infra.errors import ConfigError, InputError
 from infra.summary import Summary
 from pipeline import score
 from pipeline.corpus import (
     Manifest,
-    iter_samples,
     read_columns,
-    read_rows,
-    write_manifest,
-    write_shard,
 )
-from pipeline.sample import Sample
 from retrieval import embed
 from retrieval.embedding.embeddings import embeddings_url
 
@@ -113,14 +110,9 @@ def corpus(
 ) -> str:
     """Embedded; the second shard has a picture that can't be decoded."""
     root = str(tmp_path_factory.mktemp("heads") / "corpus")
-    manifest = make_corpus(root, num_samples=6)
-    shard = manifest.shards[1]
-    samples = [
-        Sample(**(vars(sample) | {"image": b"broken"} if number == BROKEN else vars(sample)))
-        for number, sample in enumerate(iter_samples(root, shard))
-    ]
-    spoiled = write_shard(root, shard.name, samples, read_rows(root, shard), {})
-    write_manifest(root, manifest.model_copy(update={"shards": [manifest.shards[0], spoiled]}))
+    make_corpus(root, num_samples=6)
+    broken = f"00001{BROKEN:04d}"
+    change_samples(root, lambda one: replace(one, image=b"broken") if one.key == broken else one)
     embed.run(embed.Config(root=root, encoder=tiny_encoder, workers=HERE))
     return root
 

@@ -1,11 +1,13 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.made_corpus import change_samples
 from infra import storage
 from infra.cluster import Workers
 from infra.errors import ConflictError, InputError
@@ -15,9 +17,6 @@ from pipeline.corpus import (
     iter_samples,
     read_columns,
     read_manifest,
-    read_rows,
-    write_manifest,
-    write_shard,
 )
 from pipeline.sample import Sample
 from retrieval import embed
@@ -52,15 +51,14 @@ def root(
 ) -> str:
     """Six pictures, two with text and one that can't be decoded; embedded, and scored by `clip`."""
     root = str(tmp_path_factory.mktemp("masked") / "corpus")
-    manifest = make_corpus(root, num_shards=1, num_samples=6)
-    (shard,) = manifest.shards
-    samples = []
-    for number, sample in enumerate(iter_samples(root, shard)):
+    make_corpus(root, num_shards=1, num_samples=6)
+
+    def repainted(sample: Sample) -> Sample:
+        number = int(sample.key)
         image = poster(number, "SUMMER SALE" if number in WITH_TEXT else "")
-        image = b"broken" if number == BROKEN else image
-        samples.append(Sample(**(vars(sample) | {"image": image, "extension": "png"})))
-    shard = write_shard(root, shard.name, samples, read_rows(root, shard), {})
-    write_manifest(root, manifest.model_copy(update={"shards": [shard]}))
+        return replace(sample, image=b"broken" if number == BROKEN else image, extension="png")
+
+    change_samples(root, repainted)
     embed.run(embed.Config(root=root, encoder=tiny_encoder, workers=HERE))
     run(root, "clip")
     return root

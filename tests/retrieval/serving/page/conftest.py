@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,9 +24,9 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from infra import storage
+from benchmarks.made_corpus import write_made_signal
 from infra.cluster import Workers
-from pipeline.corpus import ColumnsManifest, Manifest, iter_samples, read_manifest, write_columns
+from pipeline.corpus import Manifest, iter_samples, read_manifest, write_columns
 from pipeline.sample import Sample
 from retrieval import embed, index
 from retrieval.embedding.embeddings import EMBEDDED_ENCODER
@@ -75,15 +74,7 @@ def _score_safety(root: str, manifest: Manifest) -> None:
         nudity = [0.9 if number % 4 == 0 else 0.1 for number in range(len(uids))]
         table = pa.table({"uid": uids, "nudity_exposed": pa.array(nudity, pa.float32())})
         write_columns(root, "safety", shard.name, table)
-    folder = Path(root, "columns", "safety")
-    record = ColumnsManifest(
-        signal="safety",
-        identity={},
-        config_digest="0",
-        corpus_digest=manifest.digest,
-        files={file.name: storage.sha256(str(file)) for file in folder.glob("*.parquet")},
-    )
-    (folder / "manifest.json").write_text(record.model_dump_json())
+    write_made_signal(root, "safety")
 
 
 @pytest.fixture(scope="session")
