@@ -6,13 +6,13 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -20,7 +20,13 @@ import pytest
 from PIL import Image
 
 from benchmarks.certificate import self_signed
+from infra.summary import Summary
+from pipeline.download import run
 from pipeline.fetching.fetch import Fetcher, FetchSettings
+from tests.pipeline.downloads import Pair, config
+
+if TYPE_CHECKING:
+    from tests.pipeline.crawled import Crawl
 
 NUM_BUSY_ANSWERS = 1
 
@@ -79,6 +85,25 @@ def make_fetcher() -> Iterator[Callable[..., Fetcher]]:
             return stack.enter_context(closing(made))
 
         yield make
+
+
+@pytest.fixture
+def download(tmp_path: Path) -> Callable[..., Summary]:
+    """download(pairs, root="corpus", **settings) in this process, from a parquet list."""
+
+    def call(pairs: Sequence[Pair], root: str = "corpus", **settings: Any) -> Summary:
+        return run(config(tmp_path, pairs, root, **settings))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def crawl(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Crawl]":
+    """Archives of a site of nine pages, and the site."""
+    from tests.pipeline.crawled import crawled
+
+    with crawled(tmp_path_factory.mktemp("crawl")) as made:
+        yield made
 
 
 Script = Callable[[bytes], Iterable[bytes]]

@@ -1,24 +1,21 @@
 """One corpus, fifty SIGKILLs: of workers, decoders, raylets and drivers; the same bytes."""
 
-import hashlib
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from infra.cluster import Workers
 from pipeline.corpus import read_manifest
 from pipeline.download import Config, run
+from tests.pipeline.downloads import config, contents, start_driver
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site
@@ -33,10 +30,6 @@ SLOW_S, FAST_S = 1.0, 0.05
 LEAD = 0.2
 """How far, as a share, the kills may be ahead of the shards."""
 MAX_S = 300.0
-
-REPOSITORY = Path(__file__).parents[2]
-PROGRAM = "import sys; from pipeline.download import Config, run\n"
-PROGRAM += "run(Config.model_validate_json(sys.argv[1]))"
 
 
 class SpotCluster:
@@ -83,18 +76,13 @@ def test_fifty_kills_change_no_byte(
 ) -> None:
     pairs = [(site.picture(i), f"picture {i}") for i in range(NUM_ROWS)]
     pairs[7::40] = [(f"{site.url}/none.jpg?{i}", "gone") for i in range(len(pairs[7::40]))]
-    path = tmp_path / "list.parquet"
-    urls, captions = zip(*pairs, strict=True)
-    pq.write_table(pa.table({"url": urls, "caption": captions}), path)
-    settings = Config(
-        url_list=str(path),
-        root=str(tmp_path / "undisturbed"),
-        image_size=32,
+    settings = config(
+        tmp_path,
+        pairs,
+        "undisturbed",
         number_sample_per_shard=ROWS_A_SHARD,
-        thread_count=4,
-        allow_hosts=("127.0.0.1",),
+        retries=2,
         opt_outs=("x-robots-tag",),
-        workers=Workers(local=True),
     )
     run(settings)
     root = tmp_path / "killed"
@@ -125,13 +113,14 @@ def disturb(settings: Config, cluster: SpotCluster, site: "Site") -> tuple[Count
     kinds = list(SCHEDULE.elements())
     rng.shuffle(kinds)
     landed: Counter[str] = Counter()
-    driver, num_drivers = start_driver(settings), 1
+    driver, num_drivers = start_driver(settings, stderr=subprocess.DEVNULL), 1
     deadline = time.monotonic() + MAX_S
     try:
         while driver.poll() != 0:
             assert time.monotonic() < deadline, f"it takes too long; landed: {landed}"
             if driver.returncode is not None:
-                driver, num_drivers = start_driver(settings), num_drivers + 1
+                driver = start_driver(settings, stderr=subprocess.DEVNULL)
+                num_drivers += 1
             done = Path(settings.root, "download", "done")
             share_done = len(list(done.glob("*.json"))) / NUM_SHARDS
             share_killed = 1 - len(kinds) / SCHEDULE.total()
@@ -144,11 +133,6 @@ def disturb(settings: Config, cluster: SpotCluster, site: "Site") -> tuple[Count
         driver.kill()
         driver.wait()
     return landed, num_drivers
-
-
-def start_driver(settings: Config) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", PROGRAM, settings.model_dump_json()]
-    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
 
 
 def kill(
@@ -172,12 +156,3 @@ def kill(
         return False
     os.kill(rng.choice(found), signal.SIGKILL)
     return True
-
-
-def contents(root: Path) -> dict[str, str]:
-    """sha256 of all that must come out the same: everything but the shards' times."""
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and not path.name.endswith("_stats.json")
-    }

@@ -6,46 +6,29 @@ import resource
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import s3fs
 
 from infra import storage
-from infra.cluster import Workers
 from infra.errors import ShortfallError
 from infra.summary import Summary
 from pipeline.corpus import read_manifest
 from pipeline.download import Config, run
+from tests.pipeline import downloads
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site
 
-HERE = Workers(local=True)
-REPOSITORY = Path(__file__).parents[2]
-
 
 def config(folder: Path, site: "Site", num: int, **settings: Any) -> Config:
-    path = folder / "list.parquet"
-    urls = [site.picture(i) for i in range(num)]
-    pq.write_table(pa.table({"url": urls, "caption": [str(i) for i in range(num)]}), path)
-    defaults: dict[str, Any] = {
-        "url_list": str(path),
-        "root": str(folder / "corpus"),
-        "allow_hosts": ("127.0.0.1",),
-        "opt_outs": ("x-robots-tag",),
-        "image_size": 32,
-        "number_sample_per_shard": 4,
-        "workers": HERE,
-    }
-    return Config(**defaults | settings)
+    gentle: dict[str, Any] = {"retries": 2, "opt_outs": ("x-robots-tag",)}
+    return downloads.config(folder, downloads.pictures(site, num), "corpus", **gentle | settings)
 
 
 # A disk without room
@@ -73,9 +56,9 @@ def test_a_disk_that_fills_up_costs_the_shards_that_do_not_fit(
     assert small < large
     site.slow_s = 0.5
     command = [sys.executable, "-c", PROGRAM, settings.model_dump_json()]
-    driver = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(command, cwd=downloads.REPOSITORY, stdout=subprocess.PIPE, text=True)
     root = tmp_path / "corpus"
-    wait_until(lambda: (root / "download" / "plan.json").exists())
+    downloads.wait_until(lambda: (root / "download" / "plan.json").exists())
     resource.prlimit(driver.pid, resource.RLIMIT_FSIZE, (large - 1, large - 1))
     said, _ = driver.communicate()
     assert driver.returncode == 1
@@ -93,6 +76,14 @@ def test_a_disk_that_fills_up_costs_the_shards_that_do_not_fit(
 # An object store that fails half its writes
 
 
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 class FailingStore:
     """In front of a real S3 server: fails every other write, half of those after it was made."""
 
@@ -102,19 +93,12 @@ class FailingStore:
         self._lock = threading.Lock()
         store, target = self, urlsplit(endpoint)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
+        def answer(request: BaseHTTPRequestHandler) -> None:
+            store.answer(request, target.netloc)
 
-            def do_GET(self) -> None:
-                store.answer(self, target.netloc)
-
-            do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        methods = ("GET", "PUT", "POST", "HEAD", "DELETE")
+        handler = type("Handler", (_Handler,), {f"do_{name}": answer for name in methods})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -206,12 +190,5 @@ def test_a_clock_that_jumps_changes_nothing(site: "Site", tmp_path: Path) -> Non
     settings = config(tmp_path, site, 9)
     still = run(settings.model_copy(update={"root": str(tmp_path / "still")}))
     command = [sys.executable, "-c", JUMPING + PROGRAM, settings.model_dump_json()]
-    subprocess.run(command, cwd=REPOSITORY, check=True)
+    subprocess.run(command, cwd=downloads.REPOSITORY, check=True)
     assert read_manifest(settings.root).digest == still.details["corpus_digest"]
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)

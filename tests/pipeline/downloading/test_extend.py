@@ -3,37 +3,25 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from infra import storage
-from infra.cluster import Workers
 from infra.errors import ConflictError, ShortfallError
 from pipeline.corpus import iter_samples, read_manifest, read_rows
 from pipeline.download import Config, run
 from pipeline.verify import Config as VerifyConfig
 from pipeline.verify import run as verify
+from tests.pipeline import downloads
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site
 
 
-def config(folder: Path, name: str, urls: Sequence[str], **settings: Any) -> Config:
-    path = folder / f"{name}.parquet"
-    captions = [f"picture {Path(url).name}" for url in urls]
-    pq.write_table(pa.table({"url": urls, "caption": captions}), path)
-    defaults: dict[str, Any] = {
-        "allow_hosts": ("127.0.0.1",),
-        "opt_outs": ("x-robots-tag",),
-        "image_size": 32,
-        "number_sample_per_shard": 4,
-        "retries": 0,
-        "workers": Workers(local=True),
-    }
-    return Config(url_list=str(path), root=str(folder / "corpus"), **defaults | settings)
+def config(folder: Path, name: str, urls: Sequence[str]) -> Config:
+    pairs = [(url, f"picture {Path(url).name}") for url in urls]
+    return downloads.config(folder, pairs, "corpus", name, opt_outs=("x-robots-tag",))
 
 
 def extending(settings: Config) -> Config:

@@ -3,10 +3,8 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from infra import storage
@@ -17,6 +15,7 @@ from pipeline.download import Config, run
 from pipeline.downloading import worklist
 from pipeline.score import Config as ScoreConfig
 from pipeline.score import run as score
+from tests.pipeline import downloads
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site
@@ -24,19 +23,9 @@ if TYPE_CHECKING:
 HERE = Workers(local=True)
 
 
-def config(folder: Path, urls: Sequence[str], **settings: Any) -> Config:
-    path = folder / "list.parquet"
-    captions = [f"picture {i}" for i in range(len(urls))]
-    pq.write_table(pa.table({"url": urls, "caption": captions}), path)
-    defaults: dict[str, Any] = {
-        "allow_hosts": ("127.0.0.1",),
-        "opt_outs": ("x-robots-tag",),
-        "image_size": 32,
-        "number_sample_per_shard": 4,
-        "retries": 0,
-        "workers": HERE,
-    }
-    return Config(url_list=str(path), root=str(folder / "corpus"), **defaults | settings)
+def config(folder: Path, urls: Sequence[str]) -> Config:
+    pairs = [(url, f"picture {i}") for i, url in enumerate(urls)]
+    return downloads.config(folder, pairs, "corpus", "list", opt_outs=("x-robots-tag",))
 
 
 def again(settings: Config) -> Config:
