@@ -10,7 +10,6 @@ under way at a time; what is due meanwhile is left out, or waited for (`checkpoi
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from types import TracebackType
 
 import torch
 import torch.distributed as dist
@@ -45,12 +44,7 @@ class CheckpointWriter:
     def __enter__(self) -> "CheckpointWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.finish()
         elif self._under_way is not None:  # what is being written is good

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import BinaryIO, Self
 
 import pyarrow as pa
@@ -62,13 +61,8 @@ class ShardRefetcher:
         self._downloader.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._downloader.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._downloader.__exit__(*error)
 
     def __call__(self, item: Refetch) -> ShardRecord | Stopped:
         start_time = time.time()

@@ -6,7 +6,6 @@ Writes  RUN/held_out.jsonl, RUN/samples/step-*.png and .json, and to the sinks a
 
 from collections.abc import Callable
 from operator import methodcaller
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,12 +47,7 @@ class Watch:
     def __enter__(self) -> "Watch":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name in list(self._sinks):
             self._tell(name, methodcaller("close"))
 
