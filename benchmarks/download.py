@@ -35,6 +35,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.machine import processor
 from benchmarks.nginx import Server, serve
 from benchmarks.peers import peer_python
 from benchmarks.photos import write_photos
@@ -70,7 +71,7 @@ def main() -> None:
         f"{num_photos} photos of {size / num_photos / 1e3:.1f} KB, {arguments.num_rows} rows, ",
         end="",
     )
-    print(f"{NUM_PROCESSES} cores of {_processor()}, Python {platform.python_version()}")
+    print(f"{NUM_PROCESSES} cores of {processor()}, Python {platform.python_version()}")
     python = peer_python(work / "img2dataset", PEER, "webdataset<0.3", "setuptools<81")
     with serve(work / "photos", work / "nginx") as server:
         os.environ["SSL_CERT_FILE"] = str(server.trusted.resolve())
@@ -283,13 +284,6 @@ def _print_round(
         f"{peer.command_s:.1f} s)",
         flush=True,
     )
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(": ")[2]
-    return platform.processor()
 
 
 def _arguments() -> argparse.Namespace:

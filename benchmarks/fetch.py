@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+from benchmarks.machine import processor, resident_bytes
 from benchmarks.nginx import serve
 from benchmarks.photos import write_photos
 
@@ -38,7 +39,7 @@ def main() -> None:
     num_photos = min(arguments.num_rows, NUM_PHOTOS)
     size = write_photos(work / "photos", num_photos)
     print(f"{num_photos} photos of {size / num_photos / 1e3:.1f} KB, ", end="")
-    print(f"{os.cpu_count()} cores of {_processor()}, Python {platform.python_version()}")
+    print(f"{os.cpu_count()} cores of {processor()}, Python {platform.python_version()}")
     with serve(work / "photos", work / "nginx") as server:
         os.environ["SSL_CERT_FILE"] = str(server.trusted.resolve())
         for scheme in SCHEMES:
@@ -165,23 +166,13 @@ def tell_memory(values: list[str]) -> None:
         for count, (_, answer) in enumerate(fetcher.fetch_all(urls())):
             assert isinstance(answer, Fetched), answer
             if count in (num_rows // 10, num_rows // 2, num_rows - 1):
-                print(f"after {count + 1:7} rows: {_resident_bytes() / 1e6:.1f} MB resident")
+                print(f"after {count + 1:7} rows: {resident_bytes() / 1e6:.1f} MB resident")
         print(f"at most {fetcher.traffic.peak_bytes_in_flight / 1e6:.1f} MB of answers under way")
 
 
 def _cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _arguments() -> argparse.Namespace:

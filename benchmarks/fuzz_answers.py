@@ -7,10 +7,8 @@ hang, a row without an answer or with two, a reason that isn't one, or memory th
 with exit code 1.
 """
 
-import argparse
 import asyncio
 import multiprocessing
-import os
 import re
 import sys
 import time
@@ -18,8 +16,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
-from pathlib import Path
 
+from benchmarks.fuzzing import num_and_seed
+from benchmarks.machine import resident_bytes
 from benchmarks.malformed_answers import http_answer, length_line, malformed_answer, stalls
 from pipeline.fetching.fetch import Failure, Fetcher, FetchSettings
 
@@ -100,18 +99,14 @@ def fetch_malformed(num: int, seed: int = 0) -> tuple[Counter[str], int]:
             assert isinstance(answer, Failure) or 0 < len(answer.data) <= MAX_BYTES
             outcomes[outcome] += 1
             if count == num // 4:
-                at_quarter = _resident_bytes()
+                at_quarter = resident_bytes()
         assert all(seen), f"rows without an answer: {[n for n in range(num) if not seen[n]][:5]}"
         assert fetcher.traffic.num_bytes_in_flight == 0
-    return outcomes, _resident_bytes() - at_quarter
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return outcomes, resident_bytes() - at_quarter
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = num_and_seed(__doc__)
     start = time.monotonic()
     outcomes, growth = fetch_malformed(arguments.num, arguments.seed)
     seconds = time.monotonic() - start
@@ -121,13 +116,6 @@ def main() -> None:
     print(f"memory grew by {growth / 1e6:.1f} MB over the last three quarters")
     if growth > MAX_GROWTH_BYTES:
         sys.exit(f"memory grew by more than {MAX_GROWTH_BYTES / 1e6:.0f} MB")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ isn't one, or memory that grows ends it with exit code 1 and the number of the p
 same seed makes again.
 """
 
-import argparse
 import io
 import multiprocessing
 import os
@@ -17,11 +16,12 @@ import time
 import traceback
 from collections import Counter
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, get_args
 
 from PIL import Image
 
+from benchmarks.fuzzing import num_and_seed
+from benchmarks.machine import address_space_bytes, resident_bytes
 from benchmarks.malformed_pictures import malformed_picture, malformed_pictures, whole_pictures
 from pipeline.pixels.picture_header import Reason
 from pipeline.pixels.resizer import Picture, PictureResizer, PixelSettings, Rejected
@@ -46,7 +46,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = num_and_seed(__doc__)
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(
         target=_resize_all, args=(arguments.num, arguments.seed, theirs)
@@ -92,20 +92,20 @@ def _resize_all(num: int, seed: int, results: Connection) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resizers = [PictureResizer(PixelSettings(**settings)) for settings in SETTINGS]
     whole_pictures()
-    limit = _pages(0) + MAX_MEMORY_BYTES
+    limit = address_space_bytes() + MAX_MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     at_quarter = 0
     for number, picture in enumerate(malformed_pictures(num, seed)):
         start = time.process_time()
         try:
             outcome = outcome_of(resizers[number % len(resizers)], picture.data)
-        except Exception:
+        except Exception:  # whatever it is, the number of the picture comes with it
             results.send((number, traceback.format_exc()))
             return
         seconds = time.process_time() - start
         if number == num // 4:
-            at_quarter = _pages(1)
-        results.send((number, outcome, seconds, (at_quarter or _pages(1), _pages(1))))
+            at_quarter = resident_bytes()
+        results.send((number, outcome, seconds, (at_quarter or resident_bytes(), resident_bytes())))
     results.send(None)
 
 
@@ -120,19 +120,6 @@ def outcome_of(resizer: PictureResizer, data: bytes) -> str:
     stored = Image.open(io.BytesIO(answer.data))
     assert stored.size == (answer.width, answer.height)
     return "picture"
-
-
-def _pages(field: int) -> int:
-    """Bytes: of the address space (0), of it in memory (1)."""
-    pages = Path("/proc/self/statm").read_text().split()
-    return int(pages[field]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

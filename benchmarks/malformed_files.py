@@ -4,24 +4,25 @@ tars()      shards' tars: cut, flipped, spliced, with headers that lie, links, o
 parquets()  shards' parquets and lists: the same, and tables of other types than expected
 """
 
-import argparse
 import hashlib
 import io
 import json
-import os
 import sys
 import tarfile
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import DamagedError, InputError
+from benchmarks.fuzzing import num_and_seed
+from benchmarks.machine import resident_bytes
+from infra.errors import CarraraError, DamagedError, InputError
 from pipeline.corpus import Shard, iter_samples, read_rows
 from pipeline.downloading.pair_rows import PairColumns
 from pipeline.downloading.pairs import open_pairs
@@ -155,42 +156,41 @@ def _odd_table(rng: np.random.Generator) -> pa.Table:
 
 def read_tars(folder: Path, num: int, seed: int = 0) -> Counter[str]:
     """As shards whose manifest has the malformed bytes' own digest: a hostile publisher's."""
-    counts = Counter[str]()
-    for data in tars(num, seed):
-        shard = _shard_of(folder, data, ".tar")
-        try:
-            num_read = sum(len(sample.image) >= 0 for sample in iter_samples(str(folder), shard))
-            assert num_read == shard.num_samples
-            counts["read"] += 1
-        except DamagedError as error:
-            counts["refused" if "\n" not in str(error) else "in many lines"] += 1
-    return counts
+
+    def read(shard: Shard) -> None:
+        num_read = sum(len(sample.image) >= 0 for sample in iter_samples(str(folder), shard))
+        assert num_read == shard.num_samples
+
+    shards = (_shard_of(folder, data, ".tar") for data in tars(num, seed))
+    return Counter(_outcome(partial(read, shard), DamagedError) for shard in shards)
 
 
 def read_parquets(folder: Path, num: int, seed: int = 0) -> Counter[str]:
-    counts = Counter[str]()
-    for data in parquets(num, seed):
-        shard = _shard_of(folder, data, ".parquet")
-        try:
-            read_rows(str(folder), shard, ["key", "url", "status"])
-            counts["read"] += 1
-        except DamagedError as error:
-            counts["refused" if "\n" not in str(error) else "in many lines"] += 1
-    return counts
+    def read(shard: Shard) -> None:
+        read_rows(str(folder), shard, ["key", "url", "status"])
+
+    shards = (_shard_of(folder, data, ".parquet") for data in parquets(num, seed))
+    return Counter(_outcome(partial(read, shard), DamagedError) for shard in shards)
 
 
 def read_lists(folder: Path, num: int, seed: int = 0) -> Counter[str]:
-    counts = Counter[str]()
-    for data in parquets(num, seed + 1):
-        path = folder / "list.parquet"
+    path = folder / "list.parquet"
+
+    def read(data: bytes) -> None:
         path.write_bytes(data)
-        try:
-            pairs = open_pairs(str(path), PairColumns("url", "caption", ()))
-            assert sum(table.num_rows for table in pairs.tables()) >= 0
-            counts["read"] += 1
-        except InputError as error:
-            counts["refused" if "\n" not in str(error) else "in many lines"] += 1
-    return counts
+        pairs = open_pairs(str(path), PairColumns("url", "caption", ()))
+        assert sum(table.num_rows for table in pairs.tables()) >= 0
+
+    lists = parquets(num, seed + 1)
+    return Counter(_outcome(partial(read, data), InputError) for data in lists)
+
+
+def _outcome(read: Callable[[], None], refusal: type[CarraraError]) -> str:
+    try:
+        read()
+    except refusal as error:
+        return "refused" if "\n" not in str(error) else "in many lines"
+    return "read"
 
 
 def _shard_of(folder: Path, data: bytes, suffix: str) -> Shard:
@@ -204,31 +204,20 @@ def _shard_of(folder: Path, data: bytes, suffix: str) -> Shard:
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = num_and_seed(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         for read in (read_tars, read_parquets, read_lists):
             start = time.monotonic()
             half = arguments.num // 2
             counts = read(Path(folder), half, arguments.seed)
-            at_half = _resident_bytes()
+            at_half = resident_bytes()
             counts += read(Path(folder), arguments.num - half, arguments.seed + 2)
-            growth = _resident_bytes() - at_half
+            growth = resident_bytes() - at_half
             told = ", ".join(f"{num} {outcome}" for outcome, num in counts.most_common())
             print(f"{read.__name__}: {told} in {time.monotonic() - start:.0f} s", end="; ")
             print(f"memory grew by {growth / 1e6:.1f} MB over the second half", flush=True)
             if growth > MAX_GROWTH_BYTES:
                 sys.exit(f"memory grew by more than {MAX_GROWTH_BYTES / 1e6:.0f} MB")
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import simplejpeg
 from PIL import Image
 
 from benchmarks.icc_profiles import DISPLAY_P3, rgb_profile
+from benchmarks.machine import processor
 from benchmarks.photos import photos
 from pipeline.pixels.colour import Pixels
 from pipeline.pixels.jpeg import decode_jpeg, reduction_for
@@ -51,7 +52,7 @@ def main() -> None:
     settings = PixelSettings(image_size=arguments.image_size, resize_mode=arguments.mode)
     kilobytes = sum(map(len, pictures)) / len(pictures) / 1e3
     print(f"{len(pictures)} photos of {kilobytes:.0f} KB, {arguments.mode} {arguments.image_size}")
-    print(f"one core of {_processor()}, Python {platform.python_version()}")
+    print(f"one core of {processor()}, Python {platform.python_version()}")
     compare_speed(pictures, settings, arguments.rounds)
     compare_pixels("these photos", pictures[:50], settings)
     for side in LARGE_SIDES:
@@ -228,13 +229,6 @@ def _pictures(folder: Path | None, num: int) -> list[bytes]:
     if folder is None:
         return list(photos(num))
     return [path.read_bytes() for path in sorted(folder.glob("*.jp*g"))[:num]]
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,13 +1,12 @@
 """Hostile pictures: each is counted as a picture or under one of the reasons, and nothing else."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.fuzz_pictures import SETTINGS, outcome_of
+from benchmarks.machine import resident_bytes
 from benchmarks.malformed_pictures import malformed_picture, malformed_pictures
 from pipeline.pixels.resizer import PictureResizer, PixelSettings
 
@@ -15,10 +14,6 @@ NUM_PICTURES = 600
 """`python -m benchmarks.fuzz_pictures` takes 20,000."""
 
 MAX_GROWTH_BYTES = 100 << 20
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
