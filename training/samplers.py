@@ -70,14 +70,12 @@ def ddpm(
     """
     sub, timesteps = schedule.subsequence(num_steps)
     variances = {"small": sub.posterior_variance, "large": sub.betas}[variance]
-    x = x_T
-    for i in reversed(range(num_steps)):
-        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
+
+    def back(x: Tensor, x_0: Tensor, i: int) -> Tensor:
         mean = posterior_mean(x, x_0, sub, i)
-        x = mean if i == 0 else mean + math.sqrt(variances[i].item()) * noise(x, generator)
-        if on_step is not None:
-            on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
-    return x
+        return mean if i == 0 else mean + math.sqrt(variances[i].item()) * noise(x, generator)
+
+    return _all_the_way(denoise, x_T, timesteps, clip, back, on_step)
 
 
 @torch.no_grad()
@@ -94,19 +92,16 @@ def ddim(
 ) -> Tensor:
     """DDIM (Song et al. 2021, equation 12): deterministic at eta 0, ancestral at eta 1."""
     sub, timesteps = schedule.subsequence(num_steps)
-    x = x_T
-    for i in reversed(range(num_steps)):
+
+    def back(x: Tensor, x_0: Tensor, i: int) -> Tensor:
         alpha_cumprod, previous = sub.alphas_cumprod[i].item(), sub.alphas_cumprod_prev[i].item()
-        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
         # The direction to x_t agrees with the picture, clipped or not.
         eps = (x - math.sqrt(alpha_cumprod) * x_0) / math.sqrt(1 - alpha_cumprod)
         sigma = eta * math.sqrt(sub.posterior_variance[i].item())  # equation 16
         x = math.sqrt(previous) * x_0 + math.sqrt(max(0.0, 1 - previous - sigma**2)) * eps
-        if sigma > 0:
-            x = x + sigma * noise(x, generator)
-        if on_step is not None:
-            on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
-    return x
+        return x + sigma * noise(x, generator) if sigma > 0 else x
+
+    return _all_the_way(denoise, x_T, timesteps, clip, back, on_step)
 
 
 @torch.no_grad()
@@ -115,7 +110,7 @@ def dpm_solver(
     x_T: Tensor,
     schedule: Schedule,
     num_steps: int,
-    generator: Generators,  # noqa: ARG001  (draws nothing)
+    generator: Generators,
     *,
     on_step: OnStep | None = None,
     clip: bool = True,
@@ -125,25 +120,26 @@ def dpm_solver(
     Steps are even in log-SNR, which it needs: docs/diffusion.md. The first has no step before it
     to extrapolate from and the last is infinite; both are of first order.
     """
+    del generator  # it draws nothing
     sub, timesteps = schedule.subsequence(num_steps, "log-snr")
     signals, noises = sub.alphas_cumprod.sqrt().tolist(), (1 - sub.alphas_cumprod).sqrt().tolist()
     log_snr = sub.log_snr.tolist()
-    x = before = x_T
-    for i in reversed(range(num_steps)):
-        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
+    before = x_T
+
+    def back(x: Tensor, x_0: Tensor, i: int) -> Tensor:
+        nonlocal before
         ahead = x_0
         if 0 < i < num_steps - 1:
             # After a step from pure noise (zero terminal SNR) r is infinite: first order again.
             r = (log_snr[i] - log_snr[i + 1]) / (log_snr[i - 1] - log_snr[i])
             ahead = x_0 + (x_0 - before) / (2 * r)
+        before = x_0
         signal, noise_left = (signals[i - 1], noises[i - 1]) if i > 0 else (1.0, 0.0)
         # The paper's alpha (1 - exp(-h)), written without the infinities that h may be.
         share = noise_left / noises[i]
-        x = share * x + (signal - signals[i] * share) * ahead
-        before = x_0
-        if on_step is not None:
-            on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
-    return x
+        return share * x + (signal - signals[i] * share) * ahead
+
+    return _all_the_way(denoise, x_T, timesteps, clip, back, on_step)
 
 
 @torch.no_grad()
@@ -152,7 +148,7 @@ def heun(
     x_T: Tensor,
     schedule: Schedule,
     num_steps: int,
-    generator: Generators,  # noqa: ARG001  (draws nothing)
+    generator: Generators,
     *,
     on_step: OnStep | None = None,
     clip: bool = True,
@@ -164,22 +160,20 @@ def heun(
     dx / dphi = (cos(phi) x - x_0) / sin(phi), which is v: finite in pure noise too, where the
     paper's own choice, sigma, isn't. Steps are even in phi.
     """
+    del generator  # it draws nothing
     sub, timesteps = schedule.subsequence(num_steps, "angle")
     angles = sub.angle.tolist()
-    x = x_T
-    for i in reversed(range(num_steps)):
-        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
-        if i > 0:
-            slope = _velocity(x, x_0, angles[i])
-            h = angles[i - 1] - angles[i]
-            there = x + h * slope
-            x_0_there = predicted_x_0(denoise, there, timesteps[i - 1], clip)
-            x = x + h * (slope + _velocity(there, x_0_there, angles[i - 1])) / 2
-        else:
-            x = x_0
-        if on_step is not None:
-            on_step(Step(num_steps - 1 - i, timesteps[i], x, x_0))
-    return x
+
+    def back(x: Tensor, x_0: Tensor, i: int) -> Tensor:
+        if i == 0:
+            return x_0
+        slope = _velocity(x, x_0, angles[i])
+        h = angles[i - 1] - angles[i]
+        there = x + h * slope
+        x_0_there = predicted_x_0(denoise, there, timesteps[i - 1], clip)
+        return x + h * (slope + _velocity(there, x_0_there, angles[i - 1])) / 2
+
+    return _all_the_way(denoise, x_T, timesteps, clip, back, on_step)
 
 
 # What a configuration can name.
@@ -190,6 +184,24 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++": dpm_solver,
     "heun": heun,
 }
+
+
+def _all_the_way(
+    denoise: Denoise,
+    x_T: Tensor,
+    timesteps: Sequence[int],
+    clip: bool,
+    back: Callable[[Tensor, Tensor, int], Tensor],
+    on_step: OnStep | None,
+) -> Tensor:
+    """x_0, by a step `back(x_t, x_0, i) -> x_{t-1}` from each timestep."""
+    x = x_T
+    for i in reversed(range(len(timesteps))):
+        x_0 = predicted_x_0(denoise, x, timesteps[i], clip)
+        x = back(x, x_0, i)
+        if on_step is not None:
+            on_step(Step(len(timesteps) - 1 - i, timesteps[i], x, x_0))
+    return x
 
 
 def predicted_x_0(denoise: Denoise, x_t: Tensor, timestep: int, clip: bool) -> Tensor:
