@@ -2,8 +2,9 @@
 `--log json` one for programs. The run's record and its metrics follow it.
 """
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Protocol
@@ -40,6 +41,24 @@ def track(description: str, total: int | None, unit: str) -> Iterator[Bar]:
         run.begin(task)
     with _shown(task) as shown:
         yield _Counted(task, shown, run)
+
+
+@contextmanager
+def repeated(call: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Calls it again and again from a thread, for as long as the `with` takes."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.wait(every_s):
+            call()
+
+    thread = threading.Thread(target=repeat, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 class _Shown(Protocol):

@@ -9,7 +9,6 @@ workers that replace lost ones: the checkpoints in RUN are the only state, Ray k
 
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from infra import storage
 from infra.cluster import address_of, connect, num_that_fit
 from infra.config import digest_of
 from infra.errors import CarraraError, ConfigError, ShortfallError, StorageError
-from infra.progress import Bar, track
+from infra.progress import Bar, repeated, track
 from infra.summary import Stopwatch, Summary
 from infra.watching.events import tell
 from infra.watching.run import current
@@ -217,7 +216,7 @@ def _trainer_class(on_own_cluster: bool) -> Any:
     """
     from ray.train.torch import TorchTrainer
 
-    class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]
+    class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]  # Any, as all of Ray
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [c for c in callbacks if type(c).__name__ != "PlacementGroupCleanerCallback"]
@@ -229,7 +228,7 @@ def _stop_on_our_errors() -> Any:
     """A callback that ends the run at an error that another try would only repeat."""
     from ray.train import UserCallback
 
-    class StopOnOurErrors(UserCallback):  # type: ignore[misc, unused-ignore]
+    class StopOnOurErrors(UserCallback):  # type: ignore[misc, unused-ignore]  # Any, too
         def after_exception(self, *, worker_exceptions: dict[int, Exception], **_: Any) -> None:
             for error in worker_exceptions.values():
                 ours = _ours(error)
@@ -283,33 +282,34 @@ def _set_threads(num_threads: int) -> None:
 @contextmanager
 def _following(run: str, bar: Bar, first_step: int) -> Iterator[None]:
     """Moves the bar by what the first worker publishes, wherever it runs."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(run, bar, first_step, stop), daemon=True)
-    thread.start()
+    follower = _Follower(run, bar, first_step)
     try:
-        yield
+        with repeated(follower.look, POLL_EVERY_S):
+            yield
     finally:
-        stop.set()
-        thread.join()
+        follower.look()
 
 
-def _follow(run: str, bar: Bar, step: int, stop: threading.Event) -> None:
-    from training.log import read_events, read_metrics
+class _Follower:
+    def __init__(self, run: str, bar: Bar, step: int) -> None:
+        from training.log import read_events
 
-    num_events = len(read_events(run))
-    stopping = False
-    while not stopping:
-        stopping = stop.wait(POLL_EVERY_S)  # one more look after the end
-        events = read_events(run)
-        for event in events[num_events:]:
+        self._run, self._bar, self._step = run, bar, step
+        self._num_events = len(read_events(run))
+
+    def look(self) -> None:
+        from training.log import read_events, read_metrics
+
+        events = read_events(self._run)
+        for event in events[self._num_events :]:
             if event["event"] != "start":
                 told = event.get("message") or f"from step {event['step']}"
                 tell(str(event["event"]), f"train: {event['event']}: {told}", of_run=event)
-        num_events = len(events)
-        lines = read_metrics(run)
-        if lines and lines[-1]["step"] > step:
-            _show(bar, lines[-1], step)
-            step = lines[-1]["step"]
+        self._num_events = len(events)
+        lines = read_metrics(self._run)
+        if lines and lines[-1]["step"] > self._step:
+            _show(self._bar, lines[-1], self._step)
+            self._step = lines[-1]["step"]
 
 
 def _show(bar: Bar, line: "Metrics", step: int) -> None:

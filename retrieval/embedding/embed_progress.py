@@ -4,7 +4,6 @@ Workers tell a tally, batch by batch; a thread of the command's own process asks
 bar moving, from the first second on. Reads and writes nothing.
 """
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from infra.cluster import Workers, connect
-from infra.progress import LINE_EVERY_S, Bar
+from infra.progress import LINE_EVERY_S, Bar, repeated
 from infra.watching.events import tell
 
 Report = Callable[[str, int, Mapping[str, float]], None]
@@ -99,39 +98,17 @@ def tallied(workers: Workers) -> Iterator[tuple[Report, Callable[[], Progress]]]
 @contextmanager
 def said(what: str) -> Iterator[None]:
     """A line every so often, for as long as the `with` takes."""
-    stop = threading.Event()
     start = monotonic()
-
-    def say() -> None:
-        while not stop.wait(LINE_EVERY_S):
-            tell("note", f"{what}, {monotonic() - start:.0f} s")
-
-    thread = threading.Thread(target=say, name="progress", daemon=True)
-    thread.start()
-    try:
+    with repeated(lambda: tell("note", f"{what}, {monotonic() - start:.0f} s"), LINE_EVERY_S):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 @contextmanager
 def followed(bar: Bar, progress: Callable[[], Progress]) -> Iterator[None]:
     """The bar moves as the workers do, for the length of the `with`."""
     follower = _Follower(bar, progress)
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(ASKED_EVERY_S):
-            follower.ask()
-
-    thread = threading.Thread(target=follow, name="progress", daemon=True)
-    thread.start()
-    try:
+    with repeated(follower.ask, ASKED_EVERY_S):
         yield
-    finally:
-        stop.set()
-        thread.join()
     follower.ask()
 
 
