@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import faiss
 import numpy as np
 
+from infra.errors import ConfigError
 from infra.progress import track
 from infra.summary import Stopwatch
 from retrieval import knn
@@ -51,7 +52,13 @@ class Goal:
     num_queries: int
 
     def check(self, num_rows: int, dim: int) -> None:
-        """Raises ConfigError for a kind that can't be, and a RAM that suffices for none."""
+        """Raises ConfigError for a kind that can't be, a promise beside it, and a RAM that suffices
+        for none."""
+        if self.kind is not None and self.promise is not None:
+            raise ConfigError(
+                f"kind {self.kind!r} with recall {self.promise.recall:g}: a promise chooses the "
+                "kind itself; leave one of them out"
+            )
         if self.kind is not None:
             check_kind(self.kind, num_rows, dim)
         elif self.promise is not None:
@@ -116,7 +123,7 @@ class Corpus:
 
 def choose(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:
     """Raises ConfigError where the promise can't be kept."""
-    if goal.promise is None or goal.kind is not None:
+    if goal.promise is None:
         return _as_asked(corpus, modality, goal)
     promise, num_rows, dim = goal.promise, corpus.num_rows, corpus.dim
     kinds = candidates(num_rows, dim)
@@ -135,6 +142,7 @@ def choose(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:
             found.frontier = tried
             return found
         tried += found.measured.values()
+        del found  # before the next one is built: the RAM holds one
         if not frontier:
             frontier = list(_frontier(corpus, modality, goal, fitting))
             tried += frontier
@@ -145,8 +153,14 @@ def choose(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:
 def _as_asked(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:
     """By kind, or by the number of rows; no clock has a say in it."""
     kind = goal.kind or default_kind(corpus.num_rows, corpus.dim)
-    recall = goal.promise.recall if goal.promise is not None else DEFAULT_RECALL
     index, _ = corpus.built(modality, kind, goal.sample_bytes)
+    return Chosen(index, kind, _examined(corpus, modality, kind, index, DEFAULT_RECALL))
+
+
+def _examined(
+    corpus: Corpus, modality: Modality, kind: str, index: faiss.Index, recall: float
+) -> dict[Modality, Measurement]:
+    """What it finds, by the kind of query."""
     measured = {}
     for asked_by, exam in corpus.exams[modality].items():
         parameters, reached = _raised(index, exam, recall)
@@ -158,7 +172,7 @@ def _as_asked(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:
             num_rows=corpus.num_rows,
             recall_at_10=reached,
         )
-    return Chosen(index, kind, measured)
+    return measured
 
 
 def _raised(index: faiss.Index, exam: Exam, recall: float) -> tuple[Parameters, float]:
@@ -181,22 +195,16 @@ def _verified(
     """That kind built on all rows of the corpus, and what it is worth there."""
     index, build_s = corpus.built(modality, kind, goal.sample_bytes)
     size = estimated_bytes(kind, corpus.num_rows, corpus.dim)
-    measured = {}
+    measured = _examined(corpus, modality, kind, index, promise.recall)
     for asked_by, exam in corpus.exams[modality].items():
-        parameters, reached = _raised(index, exam, promise.recall)
-        p50_ms, p99_ms = exam.milliseconds(index, parameters)
-        measured[asked_by] = Measurement(
-            index=modality,
-            queries=asked_by,
-            kind=kind,
-            parameters=parameters,
-            num_rows=corpus.num_rows,
-            recall_at_10=reached,
-            p50_ms=round(p50_ms, 3),
-            p99_ms=round(p99_ms, 3),
-            bytes_a_row=round(size / corpus.num_rows, 1),
-            build_s=round(build_s, 1),
-        )
+        p50_ms, p99_ms = exam.milliseconds(index, measured[asked_by].parameters)
+        cost = {
+            "p50_ms": round(p50_ms, 3),
+            "p99_ms": round(p99_ms, 3),
+            "bytes_a_row": round(size / corpus.num_rows, 1),
+            "build_s": round(build_s, 1),
+        }
+        measured[asked_by] = measured[asked_by].model_copy(update=cost)
     return Chosen(index, kind, measured)
 
 
