@@ -9,8 +9,7 @@ done; 2: the user's mistake, one line; 1: work that fell short, named.
 
 import difflib
 import sys
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,7 @@ import cyclopts
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from infra import storage
-from infra.config import StageConfig, hide_password
+from infra.config import StageConfig, hide_password, read_toml
 from infra.errors import CarraraError, ConfigError, ShortfallError
 from infra.summary import Summary, print_summary
 from infra.watching.events import log_as_json, tell
@@ -115,18 +113,31 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_command(argv: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
+    return _exit_code(lambda: _dispatch(argv))
+
+
+def _dispatch(argv: Sequence[str]) -> None:
     app = _application()
     try:
         app.meta(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.ValidationError as error:
-        return _fail(ConfigError(_validation_line(error)))
+        raise ConfigError(_validation_line(error)) from error
     except cyclopts.UnusedCliTokensError as error:
         unused = " ".join(error.unused_tokens or ())
-        return _fail(ConfigError(f"{unused!r}: more than the command takes; quote what has spaces"))
+        raise ConfigError(
+            f"{unused!r}: more than the command takes; quote what has spaces"
+        ) from error
     except cyclopts.CycloptsError as error:
-        return _fail(ConfigError(" ".join(str(error).split())))
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def _exit_code(command: Callable[[], object]) -> int:
+    """Of a command; what the user must hear of is told."""
+    try:
+        command()
     except CarraraError as error:
-        return _fail(error)
+        tell("error", f"carrara: {error}", exit_code=error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         tell("interrupted", INTERRUPTED)
         return 130
@@ -142,14 +153,7 @@ def run_img2dataset(argv: Sequence[str]) -> int:
     """Run one command line of img2dataset's; returns its exit code."""
     from pipeline.downloading.img2dataset_options import config_of
 
-    try:
-        execute("download", config_of(argv))
-    except CarraraError as error:
-        return _fail(error)
-    except KeyboardInterrupt:
-        tell("interrupted", INTERRUPTED)
-        return 130
-    return 0
+    return _exit_code(lambda: execute("download", config_of(argv)))
 
 
 def execute(
@@ -238,14 +242,12 @@ def _application() -> App:
 def _read_config(url: str) -> dict[str, dict[str, object]]:
     shipped = {path.stem: path for path in CONFIGS.glob("*.toml")}
     try:
-        tables = tomllib.loads(storage.read_text(str(shipped.get(url, url))))
+        tables = read_toml(str(shipped.get(url, url)), f"--config {url}")
     except FileNotFoundError:
         raise ConfigError(
             f"--config {url}: no such file; expected a TOML file, or one of "
             f"{', '.join(sorted(shipped))}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {url}: not TOML ({error})") from None
     for name in tables:
         if name not in STAGES:
             raise ConfigError(
@@ -271,11 +273,6 @@ def _validation_line(error: cyclopts.ValidationError) -> str:
     name = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
     given = hide_password(repr(first["input"]))
     return f"{name} {given}: {reason[0].lower()}{reason[1:]}"
-
-
-def _fail(error: CarraraError) -> int:
-    tell("error", f"carrara: {error}", exit_code=error.exit_code)
-    return error.exit_code
 
 
 if __name__ == "__main__":

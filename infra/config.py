@@ -8,6 +8,7 @@ merges the three. The docstring under a field is its help text.
 import hashlib
 import json
 import re
+import tomllib
 from enum import Enum
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from cyclopts import Parameter
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from infra import storage
+from infra.errors import ConfigError
 
 
 class _Mark(Enum):
@@ -87,6 +89,14 @@ class StageConfig(Settings):
     def digest(self) -> str:
         """16 hex digits over the settings that decide what is written."""
         return digest_of(self.identity())
+
+
+def read_toml(url: str, name: str) -> dict[str, Any]:
+    """What a user wrote; raises ConfigError, which says the name, for what is not TOML."""
+    try:
+        return tomllib.loads(storage.read_text(url))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: not TOML ({error})") from None
 
 
 def digest_of(value: Any) -> str:

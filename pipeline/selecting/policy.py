@@ -19,15 +19,13 @@
 Reads   policies/<name>.toml (the shipped ones) or any fsspec URL
 """
 
-import tomllib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from infra import storage
-from infra.config import Settings, digest_of
+from infra.config import Settings, digest_of, read_toml
 from infra.errors import ConfigError, InputError
 
 KEPT = "kept"
@@ -94,14 +92,12 @@ def load_policy(name_or_url: str) -> Policy:
     shipped = SHIPPED / f"{name_or_url}.toml"
     url = str(shipped) if shipped.is_file() else name_or_url
     try:
-        return Policy.model_validate(tomllib.loads(storage.read_text(url)))
+        return Policy.model_validate(read_toml(url, f"policy {url}"))
     except FileNotFoundError:
         raise ConfigError(
             f"policy {name_or_url!r}: no such file, nor a shipped policy (shipped: "
             f"{', '.join(shipped_policies())})"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"policy {url}: not TOML ({error})") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
