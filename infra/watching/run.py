@@ -149,7 +149,7 @@ def at_work(run: Run) -> Iterator[Run]:
     except CarraraError as error:
         _end(run, State.FAILED, str(error))
         raise
-    except Exception as error:
+    except Exception as error:  # recorded, then raised on
         _end(run, State.FAILED, f"{type(error).__name__}: {error}")
         raise
     finally:

@@ -152,9 +152,8 @@ def _exif(data: bytes) -> str | None:
     try:
         tags = exifread.process_file(io.BytesIO(data), details=False)
         return json.dumps({name: str(value).strip() for name, value in tags.items()})
-    except Exception:
-        # A parser of hostile bytes with no errors of its own: whatever it trips over, the picture
-        # is decoded and whole, and only this column is lost.
+    except Exception:  # a parser of hostile bytes with no errors of its own
+        # Whatever it trips over, the picture is decoded and whole: only this column is lost.
         return None
 
 

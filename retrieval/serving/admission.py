@@ -142,13 +142,12 @@ class Batcher:
         questions = [one.question for one in batch]
         try:
             answers = await self._lane.run(lambda: self._answer_many(questions))
-        except Exception as error:
+        except Exception as error:  # raised by the requests that it belongs to
             if len(batch) > 1 and isinstance(error, CarraraError):
                 # One of them can't be answered; the others can.
                 for one in batch:
                     await self._answer([one])
                 return
-            # Whatever it is, it belongs to those who asked: their requests raise it.
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_exception(error)

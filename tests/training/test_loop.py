@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,8 +125,8 @@ def test_non_finite_gradient_of_a_finite_loss_stops_the_run(
 ) -> None:
     config = tiny_config()
     trainer = begun_trainer(config, record_of)
-    weight = next(trainer.model.parameters())
-    weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
+    weight: Any = next(trainer.model.parameters())
+    weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(ShortfallError, match=r"the gradient's norm is (inf|nan) at step 5"):
         trainer.run()
     assert complete_steps(config.run) == [4]

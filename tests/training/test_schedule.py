@@ -1,3 +1,5 @@
+from types import FunctionType
+
 import pytest
 import torch
 
@@ -29,8 +31,8 @@ def test_linear_reaches_the_same_noise_at_other_lengths() -> None:
 
 
 @pytest.mark.parametrize("make", [linear, cosine])
-def test_subsequence_keeps_alphas_cumprod_at_the_timesteps_it_visits(make: object) -> None:
-    full = make_schedule(make.__name__, 1000)  # type: ignore[attr-defined]
+def test_subsequence_keeps_alphas_cumprod_at_the_timesteps_it_visits(make: FunctionType) -> None:
+    full = make_schedule(make.__name__, 1000)
     sub, timesteps = full.subsequence(50)
     assert len(timesteps) == 50
     assert timesteps[0] == 0

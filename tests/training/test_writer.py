@@ -19,7 +19,7 @@ from training.writer import CheckpointWriter
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-class HeldStore(MemoryFileSystem):  # type: ignore[misc]
+class HeldStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Storage whose writes wait until they are let through."""
 
     protocol = "held"

@@ -31,7 +31,10 @@ def drawing_code() -> dict[str, str]:
 
 
 def _naming_all(modules: set[str]) -> str:
-    """diffusers copies those files alone that a model's own file imports."""
+    """diffusers copies those files alone that a model's own file imports.
+
+    `noqa` is for who lints the folder: nothing of them is used.
+    """
     lines = [f"from .{_flat_name(module)} import __name__ as _  # noqa" for module in modules]
     return "\n\n# So that diffusers brings all files along.\n" + "\n".join(sorted(lines)) + "\n"
 

@@ -21,6 +21,7 @@ from training.space import make_space
 from training.text import CaptionEncoder, CaptionTokens
 
 
+# Silenced below: diffusers has types in part, and for lazily loaded classes stand-ins of others.
 class CarraraDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc, unused-ignore]
     """`(x_t, t, text_tokens, text_mask) -> eps, v or x_0`, as `config.settings` say."""
 

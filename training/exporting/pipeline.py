@@ -8,6 +8,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
 
+# Silenced below: as in modeling.py.
 class CarraraPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
     """`pipeline("a cat").images`
 

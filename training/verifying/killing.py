@@ -40,10 +40,10 @@ def _on_host(host: str, workers: Workers, call: Callable[[], bool]) -> bool:
 
     connect(workers)
 
-    @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator, unused-ignore]
-    def there() -> bool:
+    def is_true_there() -> bool:
         return socket.gethostname() == host and call()
 
+    there = ray.remote(num_cpus=0)(is_true_there)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     return any(ray.get([there.options(scheduling_strategy=one).remote() for one in strategies]))

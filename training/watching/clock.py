@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -36,11 +36,19 @@ class Lap:
         return round(min(100.0, 100 * self.waits_s[wait] / self.seconds), 2)
 
 
+class _Event(Protocol):
+    """torch's, whose own types say nothing."""
+
+    def record(self) -> None: ...
+    def query(self) -> bool: ...
+    def elapsed_time(self, end: "_Event") -> float: ...
+
+
 class Clock:
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
         self._waits_s: defaultdict[Wait, float] = defaultdict(float)
-        self._events: list[tuple[Wait, torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: list[tuple[Wait, _Event, _Event]] = []
         self._since = time.perf_counter()
 
     @contextmanager
@@ -70,7 +78,7 @@ class Clock:
         seconds, self._since = now - self._since, now
         pending = []
         for wait, start, end in self._events:
-            if end.query():  # type: ignore[no-untyped-call]
+            if end.query():
                 self.add(wait, start.elapsed_time(end) / 1000)
             else:
                 pending.append((wait, start, end))
@@ -81,8 +89,10 @@ class Clock:
         return Lap(max(seconds, 1e-9), waits_s)
 
 
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+def _event() -> _Event:
+    make: Any = torch.cuda.Event
+    event: _Event = make(enable_timing=True)
+    return event
 
 
 class CommunicationTimer:
@@ -94,18 +104,24 @@ class CommunicationTimer:
     """
 
     def __init__(self, network: nn.Module, num_workers: int) -> None:
-        self._network, self._num_workers = network, num_workers
-        if isinstance(network, DistributedDataParallel):
-            network._set_ddp_runtime_logging_sample_rate(SAMPLE_EVERY)  # type: ignore[no-untyped-call]
+        self._num_workers = num_workers
+        self._spread = _spread(network)
+        if self._spread is not None:
+            self._spread._set_ddp_runtime_logging_sample_rate(SAMPLE_EVERY)
 
     def seconds_a_step(self) -> float | None:
         """In the step that was timed last; None where it can't be told."""
         if self._num_workers == 1:
             return 0.0
-        if not isinstance(self._network, DistributedDataParallel):
+        if self._spread is None:
             return None
-        times = self._network._get_ddp_logging_data()  # type: ignore[no-untyped-call]
+        times = self._spread._get_ddp_logging_data()
         if "backward_comm_time" not in times:
             return None
         exposed = times["backward_comm_time"] - times["backward_compute_comm_overlap_time"]
         return float(max(0, exposed)) / 1e9
+
+
+def _spread(network: nn.Module) -> Any:
+    """The network where torch spreads it, else None; Any, for what it tells by has no types."""
+    return network if isinstance(network, DistributedDataParallel) else None

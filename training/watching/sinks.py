@@ -189,8 +189,8 @@ def _mlflow_places(config: Config) -> tuple[str, str | None]:
     """The tracking server, and where a new experiment's files go; RUN's own where none is named."""
     import mlflow
 
-    is_named = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
-    if is_named or "://" in config.run:
+    is_named: Any = mlflow.is_tracking_uri_set  # it has no types
+    if is_named() or "://" in config.run:
         return mlflow.get_tracking_uri(), None
     folder = Path(config.run).absolute()
     return f"sqlite:///{folder}/mlflow.db", (folder / "mlflow-artifacts").as_uri()

@@ -95,7 +95,7 @@ def train(
             share = share_of_rate(step, num_epochs * batches_per_epoch)
             distance, surprise = losses(model(drop_pieces(tokens)), lessons, places)
             model.zero_grad()
-            (distance + NAMING_WEIGHT * surprise).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(distance + NAMING_WEIGHT * surprise)
             for optimizer in optimizers:
                 optimizer.param_groups[0]["lr"] = share * optimizer.defaults["lr"]
                 optimizer.step()

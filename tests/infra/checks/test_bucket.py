@@ -12,7 +12,7 @@ from infra.checks.bucket import check
 from infra.checks.finding import Subject
 
 
-class StaleFileSystem(MemoryFileSystem):  # type: ignore[misc]
+class StaleFileSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Lists what was there before the last write, as object stores once did."""
 
     protocol = "stale"

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ for round, (one, other) in enumerate(zip(uids[::2], uids[1::2])):
 
 @dataclass
 class Searches:
-    """What threads that search have seen, and what they found wrong."""
+    """What threads that search have seen."""
 
     retriever: Retriever
     gone: set[str] = field(default_factory=set)
@@ -61,17 +62,12 @@ class Searches:
     is_over: threading.Event = field(default_factory=threading.Event)
     num_answers: int = 0
     states: set[int] = field(default_factory=set)
-    wrong: list[str] = field(default_factory=list)
 
     def run(self, seed: int) -> None:
         generator = np.random.default_rng(seed)
         while not self.is_over.is_set():
             gone, state = set(self.gone), self.retriever.state
-            try:
-                self._check(state, gone, generator)
-            except Exception as error:
-                self.wrong.append(f"{type(error).__name__}: {error}")
-                return
+            self._check(state, gone, generator)
             self.num_answers += 1
 
     def _check(self, state: Snapshot, gone: set[str], generator: np.random.Generator) -> None:
@@ -103,13 +99,28 @@ def test_every_answer_is_right_while_others_append_take_down_and_compact(
     corpus = make_embedded(tmp_path / "corpus", 30, 20)
     index.run(index.Config(root=corpus.root, num_queries=5))
     searches = Searches(Retriever.open(corpus.root))
-    threads = [threading.Thread(target=searches.run, args=(seed,)) for seed in range(NUM_THREADS)]
-    for thread in threads:
-        thread.start()
     uids = [corpus.uids[row] for row in (3, 35, 12, 41)]
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        searching = [threads.submit(searches.run, seed) for seed in range(NUM_THREADS)]
+        try:
+            done = disturb(searches, corpus.root, uids)
+        finally:
+            searches.is_over.set()
+    for one in searching:
+        one.result()  # raises what it found wrong
+    assert done == ["appended", "taken", "compacted", "taken"] * 2
+    assert searches.num_answers > 50
+    assert len(searches.states) >= 5
+    state = searches.retriever.state
+    assert state.num_rows - int(state.removed.sum()) == 30 + 20 + 20 + 20 - len(uids)
+    assert len(state.manifest.segments) == 1
+
+
+def disturb(searches: Searches, root: str, uids: list[str]) -> list[str]:
+    """By another process, while this one refreshes; what was done, in its order."""
     command = [sys.executable, "-c", WRITER, str(Path(__file__).with_name("conftest.py"))]
     with subprocess.Popen(
-        [*command, corpus.root, *uids],
+        [*command, root, *uids],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -127,17 +138,8 @@ def test_every_answer_is_right_while_others_append_take_down_and_compact(
         errors = writer.stderr.read() if writer.stderr else ""
     refresher.join()
     searches.retriever.refresh()
-    searches.is_over.set()
-    for thread in threads:
-        thread.join()
     assert writer.returncode == 0, errors
-    assert done == ["appended", "taken", "compacted", "taken"] * 2
-    assert not searches.wrong, searches.wrong[0]
-    assert searches.num_answers > 50
-    assert len(searches.states) >= 5
-    state = searches.retriever.state
-    assert state.num_rows - int(state.removed.sum()) == 30 + 20 + 20 + 20 - len(uids)
-    assert len(state.manifest.segments) == 1
+    return done
 
 
 def refresh_until(searches: Searches, writer: "subprocess.Popen[str]") -> None:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -41,11 +42,11 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.parametrize("decode_in", ["processes", "ray"])
 def test_all_ways_make_the_same_batches(
-    settings: StreamSettings, decode_in: str, request: pytest.FixtureRequest
+    settings: StreamSettings, decode_in: Literal["processes", "ray"], request: pytest.FixtureRequest
 ) -> None:
     if decode_in == "ray":
         request.getfixturevalue("cluster")
-    there = SampleStream(replace(settings, decode_in=decode_in))  # type: ignore[arg-type]
+    there = SampleStream(replace(settings, decode_in=decode_in))
     here = SampleStream(settings)
     with prefetched(there, STEPS, POSITIONS) as batches:
         for step, batch in zip(STEPS, batches, strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.watching import peak
-from training.watching.clock import Clock, CommunicationTimer, Lap
+from training.watching.clock import Clock, CommunicationTimer, Lap, Wait
 from training.watching.console import note
 from training.watching.peak import measured_flops, peak_flops
 from training.watching.physics import Physics, bound_by, memory_bytes
@@ -16,8 +16,9 @@ from training.watching.physics import Physics, bound_by, memory_bytes
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-def lap(**waits_s: float) -> Lap:
-    return Lap(10.0, {"data": 0.0, "checkpoint": 0.0, "logging": 0.0} | waits_s)  # type: ignore[arg-type]
+def lap(waits_s: dict[Wait, float] | None = None) -> Lap:
+    none: dict[Wait, float] = {"data": 0.0, "checkpoint": 0.0, "logging": 0.0}
+    return Lap(10.0, none | (waits_s or {}))
 
 
 def physics(**changes: float | None) -> Physics:
@@ -48,7 +49,7 @@ def test_lone_worker_waits_for_no_other() -> None:
 
 
 def test_figures_follow_from_their_definitions() -> None:
-    figures = physics().of(20, lap(data=1.5, communication=0.5))
+    figures = physics().of(20, lap({"data": 1.5, "communication": 0.5}))
     assert figures["images_per_s"] == 200  # 20 steps of 100 in 10 s
     assert figures["mfu_percent"] == 10  # 200 images of 2 GFLOP, of 4 TFLOP/s
     assert figures["stall_percent"] == 15
@@ -63,9 +64,9 @@ def test_without_a_price_there_are_no_dollars() -> None:
 
 
 def test_longest_wait_bounds_the_run_if_it_is_worth_naming() -> None:
-    assert bound_by(lap(data=0.9, logging=0.9)) == "compute"
-    assert bound_by(lap(data=2.0, communication=3.0)) == "communication"
-    assert bound_by(lap(checkpoint=5.0)) == "checkpoint"
+    assert bound_by(lap({"data": 0.9, "logging": 0.9})) == "compute"
+    assert bound_by(lap({"data": 2.0, "communication": 3.0})) == "communication"
+    assert bound_by(lap({"checkpoint": 5.0})) == "checkpoint"
 
 
 @pytest.mark.parametrize("peak_flops", [None, 1e11])

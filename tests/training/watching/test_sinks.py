@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -47,7 +48,7 @@ def watched(tiny_config: Callable[..., Config], sink: str, **changes: object) ->
 
 
 def check_tensorboard(folder: str) -> None:
-    from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]  # it has none
         event_accumulator,
     )
 
@@ -115,10 +116,11 @@ def wandb_history(folder: Path) -> list[dict[str, float]]:
     """The rows with a loss, of wandb's own file: protocol buffers in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2  # generated
     (file,) = folder.glob("run-*.wandb")
     rows = []
     for data in records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+        record = messages.Record()
         record.ParseFromString(data)
         items = {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
         rows.append({key: json.loads(value) for key, value in items.items()})
