@@ -5,7 +5,8 @@ alone.
 
 Makes a corpus of photo-like JPEGs (benchmarks/photos.py) in WORK. Then one epoch by each of these,
 each in processes of its own, round after round in turn, so that a slow minute hits all; the clock
-runs from the first batch that the training process holds to the last; for Ray Data, which decodes
+runs from the first batch that the training process holds to the last, and everybody shuffles among
+a thousand samples, so that nobody has read much of the corpus by then; for Ray Data, which decodes
 much before it hands out anything, from the asking, with its processes running.
 
     decoding       our decoder in a process a core, bytes and pixels in memory: the ceiling
