@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import ITEMS_QUEUED_A_WORKER, Workers, map_on_workers
-from infra.errors import InputError
+from infra.errors import CarraraError, InputError, StorageError
 
 
 def make_square() -> Callable[[int], int]:
@@ -39,6 +39,18 @@ def make_dying_once(folder: Path) -> Callable[[int], int]:
 
 def make_marking(folder: Path) -> Callable[[int], None]:
     return lambda number: (folder / str(number)).touch()
+
+
+def make_failing(folder: Path, num_times: int, kind: type[Exception]) -> Callable[[int], int]:
+    def fail_at_first(number: int) -> int:
+        """Leaves a mark a try."""
+        num_tries = len(list(folder.iterdir()))
+        (folder / f"{num_tries}").touch()
+        if num_tries < num_times:
+            raise kind(f"try {num_tries} failed")
+        return number
+
+    return fail_at_first
 
 
 def make_nothing() -> Callable[[int], int]:
@@ -105,6 +117,36 @@ def test_an_item_that_keeps_failing_ends_as_an_error_in_one_line() -> None:
         make_always_failing, [1], workers=Workers(num_workers=1), description="x", unit="numbers"
     )
     assert outcome.error == "RuntimeError: broken on 1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_times", "max_retries", "num_tries", "error"),
+    [
+        (OSError, 2, 2, 3, None),
+        (StorageError, 2, 2, 3, None),
+        (OSError, 9, 1, 2, "OSError: try 1 failed"),
+        (StorageError, 9, 1, 2, "try 1 failed"),
+        (InputError, 1, 5, 1, "try 0 failed"),  # the user has to mend it: no try changes that
+        (CarraraError, 1, 5, 1, "try 0 failed"),
+    ],
+)
+def test_what_may_pass_is_tried_as_often_as_asked_and_the_users_mistakes_once(
+    tmp_path: Path,
+    kind: type[Exception],
+    num_times: int,
+    max_retries: int,
+    num_tries: int,
+    error: str | None,
+) -> None:
+    (outcome,) = map_on_workers(
+        partial(make_failing, tmp_path, num_times, kind),
+        [7],
+        workers=Workers(num_workers=1, max_retries=max_retries),
+        description="fail",
+        unit="numbers",
+    )
+    assert (outcome.result, outcome.error) == (None if error else 7, error)
+    assert len(list(tmp_path.iterdir())) == num_tries
 
 
 def test_a_worker_that_cannot_be_made_says_why() -> None:
