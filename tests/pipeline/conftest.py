@@ -33,12 +33,14 @@ NUM_BUSY_ANSWERS = 1
 
 @dataclass
 class Site:
-    """`hits` counts the requests by path; a slow site waits so long before each picture."""
+    """`hits` counts the requests by path; a slow site waits so long before each picture; /busy
+    answers with `busy_status` at first."""
 
     url: str = ""
     hits: Counter[str] = field(default_factory=Counter)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     slow_s: float = 0.0
+    busy_status: int = 429
 
     def picture(self, number: int) -> str:
         return f"{self.url}/picture/{number}.jpg"
@@ -199,7 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(302, headers={"Location": query["to"]})
             case "busy":
                 busy = self.site.hits[parts.path] <= NUM_BUSY_ANSWERS
-                self._answer(429 if busy else 200, jpeg(1), {"Retry-After": "0"})
+                status = self.site.busy_status if busy else 200
+                self._answer(status, jpeg(1), {"Retry-After": "0"})
             case "status":
                 self._answer(int(query["code"]))
             case "empty":

@@ -41,16 +41,19 @@ def shard_bytes(root: Path) -> dict[str, tuple[str, int]]:
 
 
 @pytest.fixture
-def troubled(site: "Site", tmp_path: Path) -> Config:
+def troubled(site: "Site", tmp_path: Path, request: pytest.FixtureRequest) -> Config:
     """A corpus of three shards; in the middle one two pictures are busy and one is gone."""
+    site.busy_status = getattr(request, "param", 429)
     urls = [site.picture(i) for i in range(12)]
     urls[5], urls[6], urls[7] = f"{site.url}/busy?a", f"{site.url}/none.jpg", f"{site.url}/busy?b"
     settings = config(tmp_path, urls)
     site.hits["/busy"] = -10  # busy eleven times from now on
-    assert run(settings).counts == {"success": 9, "http 429": 2, "http 404": 1}
+    busy = f"http {site.busy_status}"
+    assert run(settings).counts == {"success": 9, busy: 2, "http 404": 1}
     return settings
 
 
+@pytest.mark.parametrize("troubled", [429, 503], indirect=True)
 def test_what_was_busy_comes_in_and_good_shards_keep_their_bytes(
     site: "Site", troubled: Config
 ) -> None:
