@@ -8,8 +8,9 @@ successes over the seconds between the first shard's start and the last one's en
 them into their _stats.json: what starting the programs takes is left out for both, and told apart.
 
 The floor, measured in each round: nothing but fetching (bare libcurl handles, bodies thrown away)
-reaches F photos/s, nothing but decoding at reduced scale, resizing and encoding (bare libjpeg-turbo
-and OpenCV, photos in memory) reaches P; one core after the other that makes 1 / (1/F + 1/P).
+reaches F photos/s; nothing but decoding, resizing and encoding (bare libjpeg-turbo and OpenCV,
+photos in memory, the faster of the two ways of benchmarks.pixels) reaches P; one core after the
+other that makes 1 / (1/F + 1/P).
 
 Needs nginx, and a package registry for the first run: img2dataset gets its own environment.
 """
@@ -32,6 +33,7 @@ from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -39,6 +41,8 @@ from benchmarks.machine import processor
 from benchmarks.nginx import Server, serve
 from benchmarks.peers import peer_python
 from benchmarks.photos import write_photos
+from benchmarks.pixels import Work, areas, same_calls
+from pipeline.pixels.resizer import PixelSettings
 
 PEER = "img2dataset==1.47.0"
 IMAGE_SIZE = 256
@@ -92,9 +96,12 @@ def compare(
         _print_round(scheme, mode, number, floors[-1], ours[-1], peers[-1])
     ratio = statistics.median(a.rate / b.rate for a, b in zip(ours, peers, strict=True))
     share = statistics.median(a.rate / b for a, b in zip(ours, floors, strict=True))
+    commands = statistics.median(
+        b.command_s / a.command_s for a, b in zip(ours, peers, strict=True)
+    )
     print(
-        f"{scheme} {mode}: {ratio:.2f} times img2dataset, {share:.0%} of the floor's rate "
-        f"(medians of {num_rounds})",
+        f"{scheme} {mode}: {ratio:.2f} times img2dataset, {share:.0%} of the floor's rate, the "
+        f"whole command {commands:.2f} times (medians of {num_rounds})",
         flush=True,
     )
 
@@ -138,7 +145,7 @@ def floor(url_list: Path, photos: Path, mode: str) -> float:
     """Photos/s of fetching alone and resizing alone, one after the other on the same cores."""
     fetched = _rate_of(partial(fetch_alone, pq.read_table(url_list)["url"].to_pylist()))
     data = [path.read_bytes() for path in sorted(photos.iterdir())[:NUM_RESIZED]]
-    resized = _rate_of(partial(resize_alone, data, mode))
+    resized = max(_rate_of(partial(resize_alone, data, mode, way)) for way in (same_calls, areas))
     return 1 / (1 / fetched + 1 / resized)
 
 
@@ -172,32 +179,12 @@ def fetch_alone(urls: list[str]) -> int:
     return num_done
 
 
-def resize_alone(photos: list[bytes], mode: str) -> int:
-    """Decode at the scale that libjpeg-turbo offers, resize and encode; returns how many."""
-    import cv2
-    import simplejpeg
-
+def resize_alone(photos: list[bytes], mode: str, way: Callable[[PixelSettings], Work]) -> int:
+    """Decode, resize and encode by bare calls of the libraries; returns how many."""
     cv2.setNumThreads(1)
-    for data in photos:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        side = min if mode == "keep_ratio" else max
-        scale = IMAGE_SIZE / side(height, width)
-        size = (round(width * scale), round(height * scale))
-        pixels = simplejpeg.decode_jpeg(data, "BGR", min_height=size[1], min_width=size[0])
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        if mode == "border":
-            bottom, right = IMAGE_SIZE - size[1], IMAGE_SIZE - size[0]
-            half = bottom // 2, right // 2
-            pixels = cv2.copyMakeBorder(
-                pixels,
-                half[0],
-                bottom - half[0],
-                half[1],
-                right - half[1],
-                cv2.BORDER_CONSTANT,
-                value=(255, 255, 255),
-            )
-        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    work = way(PixelSettings(image_size=IMAGE_SIZE, resize_mode=mode))
+    for photo in photos:
+        work(photo)
     return len(photos)
 
 

@@ -67,8 +67,8 @@ def compare_speed(pictures: list[bytes], settings: PixelSettings, num_rounds: in
     sides: dict[str, Work] = {
         "ours": PictureResizer(settings),
         "img2dataset": _img2dataset(settings),
-        "same calls": _same_calls(settings),
-        "areas": _areas(settings),
+        "same calls": same_calls(settings),
+        "areas": areas(settings),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(num_rounds):
@@ -137,7 +137,7 @@ def _img2dataset(settings: PixelSettings) -> Work:
     return work
 
 
-def _same_calls(settings: PixelSettings) -> Work:
+def same_calls(settings: PixelSettings) -> Work:
     resizing = _resizing(settings)
 
     def work(data: bytes) -> object:
@@ -158,7 +158,7 @@ def _same_calls(settings: PixelSettings) -> Work:
     return work
 
 
-def _areas(settings: PixelSettings) -> Work:
+def areas(settings: PixelSettings) -> Work:
     resizing = _resizing(settings)
 
     def work(data: bytes) -> object:
