@@ -2,15 +2,23 @@
 
 import base64
 import json
+import shutil
 import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 
+from benchmarks.made_corpus import write_made_signal
 from benchmarks.peers import peer_python
+from pipeline.corpus import iter_samples, read_manifest, write_columns
 from retrieval.serving.indices import id_of
+
+StartService = Callable[..., AbstractContextManager[httpx.Client]]
 
 CLIENT = (
     "--no-deps",  # of all that it asks for (torch, faiss, ...) its client imports requests
@@ -36,13 +44,7 @@ def test_their_client_runs_unchanged(
 ) -> None:
     picture = tmp_path / "picture.jpg"
     picture.write_bytes(samples[3].image)
-    url = f"{client.base_url}/knn-service"
-    calls = Path(__file__).parent / "clip_client_calls.py"
-    arguments = [url, "emoji", "grinning face", str(picture), "http://127.0.0.1/cat.jpg"]
-    done = subprocess.run(
-        [peer, calls, *arguments], capture_output=True, text=True, timeout=60, check=True
-    )
-    answers = json.loads(done.stdout)
+    answers = calls_of_their_client(peer, client, picture)
     assert [len(answers[name]) for name in ("text", "embedding", "captions")] == [5, 5, 3]
     first = answers["image"][0]
     assert (first["id"], first["caption"]) == (id_of(samples[3].uid), samples[3].caption)
@@ -51,6 +53,48 @@ def test_their_client_runs_unchanged(
     # What it can't have is told; the original would fetch from its own machine, and answer 500.
     assert "refused address" in answers["image_url"]["error"]
     assert "safe mode" in answers["defaults"]["error"]
+
+
+def test_their_client_s_defaults_are_answered_where_safety_is_scored(
+    peer: Path,
+    served_root: str,
+    start_service: StartService,
+    samples: list[Any],
+    tmp_path: Path,
+) -> None:
+    """Safe mode, deduplication and a rating, as their page and their client ask for them."""
+    root = str(shutil.copytree(served_root, tmp_path / "emoji"))
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(samples[3].image)
+    with start_service(root) as client:
+        nearest = calls_of_their_client(peer, client, picture)["text"][0]["id"]
+    score_safety(root, unsafe=nearest)
+    with start_service(root) as client:
+        hits = calls_of_their_client(peer, client, picture)["defaults"]
+    # To an untrained encoder all pictures are near copies of one.
+    assert [hit["id"] in {id_of(sample.uid) for sample in samples} for hit in hits] == [True]
+    assert nearest not in [hit["id"] for hit in hits]
+
+
+def calls_of_their_client(peer: Path, client: httpx.Client, picture: Path) -> Any:
+    """What clip_client_calls.py prints."""
+    url = f"{client.base_url}/knn-service"
+    calls = Path(__file__).parent / "clip_client_calls.py"
+    arguments = [url, "emoji", "grinning face", str(picture), "http://127.0.0.1/cat.jpg"]
+    done = subprocess.run(
+        [peer, calls, *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def score_safety(root: str, unsafe: int) -> None:
+    """Columns as the signal `safety` writes them: the sample of that id is not safe."""
+    for shard in read_manifest(root).shards:
+        uids = [sample.uid for sample in iter_samples(root, shard)]
+        nudity = [0.9 if id_of(uid) == unsafe else 0.1 for uid in uids]
+        table = pa.table({"uid": uids, "nudity_exposed": pa.array(nudity, pa.float32())})
+        write_columns(root, "safety", shard.name, table)
+    write_made_signal(root, "safety")
 
 
 def test_neither_a_content_type_nor_single_slashes_are_needed(client: httpx.Client) -> None:

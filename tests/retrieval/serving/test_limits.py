@@ -147,7 +147,8 @@ def test_the_limit_of_pixels_is_a_setting(
 
 
 class Redirects(BaseHTTPRequestHandler):
-    """/?http://elsewhere leads there; any other path is a secret that must not be fetched."""
+    """/?http://elsewhere leads there, /bomb.png is a picture far too large; any other path is a
+    secret that must not be fetched."""
 
     fetched: list[str]
 
@@ -157,9 +158,10 @@ class Redirects(BaseHTTPRequestHandler):
         self.send_response(302 if to else 200)
         if to:
             self.send_header("Location", to)
-        self.send_header("Content-Length", "0" if to else "6")
+        body = b"" if to else png_of(60_000, 60_000) if path == "/bomb.png" else b"secret"
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"" if to else b"secret")
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -222,6 +224,18 @@ def test_a_redirect_leads_no_further_than_an_address_itself(
         status, error = ask(client, terms=[{"image_url": url}])
         assert (status, "not a picture" in error) == (400, True)
         assert fetched[-1] == "/secret"
+
+
+def test_a_picture_far_too_large_at_an_address_is_refused_by_its_header(
+    served_root: str, start_service: StartService, inner: tuple[int, list[str]]
+) -> None:
+    port, fetched = inner
+    fetch = {"allow_hosts": ["127.0.0.1"], "opt_outs": [], "retries": 0}
+    with start_service(served_root, fetch=fetch) as client:
+        url = f"http://127.0.0.1:{port}/bomb.png"
+        status, error = ask(client, terms=[{"image_url": url}])
+        assert (status, "60000 x 60000 pixels; expected at most" in error) == (400, True), error
+        assert fetched[-1] == "/bomb.png"
 
 
 # Keys and rates

@@ -14,6 +14,8 @@ import httpx
 from benchmarks.http_load import Load, run_load
 from infra.cluster import Workers
 from pipeline import forget
+from pipeline.corpus import Manifest, iter_samples
+from retrieval import embed, index
 from retrieval.serving.indices import id_of
 
 StartService = Callable[..., AbstractContextManager[httpx.Client]]
@@ -78,6 +80,34 @@ def test_what_waited_too_long_is_refused_with_a_time_to_come_back(
             answer = client.post("/v1/search", json=asked)
             assert (answer.status_code, int(answer.headers["retry-after"]) >= 1) == (503, True)
             assert "its turn" in answer.json()["error"]
+
+
+def test_what_is_appended_is_found_within_seconds(
+    served_root: str,
+    start_service: StartService,
+    make_corpus: Callable[..., Manifest],
+    tiny_encoder: str,
+    tmp_path: Path,
+) -> None:
+    root = str(shutil.copytree(served_root, tmp_path / "emoji"))
+
+    def num_rows(client: httpx.Client) -> int:
+        return int(client.get("/v1/indices").json()[0]["num_rows"])
+
+    with start_service(root, refresh_s=0.1) as client:
+        assert num_rows(client) == 24
+        grown = make_corpus(root, num_shards=3)  # the first two as they were
+        new = next(iter_samples(root, grown.shards[2]))
+        asked = {"terms": [{"uid": new.uid}], "k": 1}
+        assert client.post("/v1/search", json=asked).status_code == 400
+        embed.run(embed.Config(root=root, encoder=tiny_encoder, workers=Workers(local=True)))
+        index.run(index.Config(root=root))
+        until = time.monotonic() + 60
+        while num_rows(client) == 24 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert num_rows(client) == 36
+        (hit,) = client.post("/v1/search", json=asked).json()["hits"]
+        assert (hit["uid"], hit["caption"]) == (new.uid, new.caption)
 
 
 def test_a_takedown_is_live_within_seconds(
