@@ -111,7 +111,7 @@ def refusal(
     return ConfigError(
         f"recall {promise.recall:g} within {in_words(promise.ram_bytes)}{p99}: can't be promised "
         f"for the {modality} index of {num_rows:,} rows of {dim}; what was measured would allow "
-        + (" or ".join(ways) or "nothing better: leave the promise out, or give a --kind")
+        + (" or ".join(ways) or "nothing better: leave the promise out, or give a --kind instead")
     )
 
 

@@ -13,8 +13,14 @@ from infra.summary import Summary
 from retrieval import index
 from retrieval.embedding.embeddings import index_url
 from retrieval.indexing import choice, kinds
-from retrieval.indexing.manifest import IndexManifest, Promise
-from retrieval.indexing.promise import PROCESS_BYTES, in_words, promise_of, ram_needed
+from retrieval.indexing.manifest import IndexManifest, Measurement, Promise
+from retrieval.indexing.promise import (
+    PROCESS_BYTES,
+    in_words,
+    promise_of,
+    ram_needed,
+    refusal,
+)
 
 REPOSITORY = Path(__file__).parents[3]
 VECTORS = ClipLike(num_rows=2000, rows_a_part=1000, dim=32)
@@ -103,13 +109,15 @@ def test_a_small_corpus_is_scanned_and_the_promise_is_on_record(corpus: str) -> 
 def test_a_large_corpus_gets_the_quickest_kind_that_keeps_the_promise_on_all_rows(
     corpus: str,
 ) -> None:
-    summary = run(corpus, recall=0.9, ram="1GB")
+    summary = run(corpus, recall=0.9, ram="1GB", p99="10s")
     manifest = manifest_of(corpus)
     tried = {one.kind for one in manifest.frontier}
     assert tried == set(kinds.candidates(2000, 32))
     for modality, by_queries in manifest.measured.items():
         for queries, one in by_queries.items():
             assert one.recall_at_10 >= 0.9
+            assert one.p99_ms is not None
+            assert one.p99_ms <= 10_000
             assert one.num_rows == 2000
             assert manifest.segments[0].parameters[modality][queries] == one.parameters
     rows = summary.table
@@ -125,6 +133,59 @@ def test_a_time_that_no_kind_keeps_is_refused_with_what_was_measured(corpus: str
         run(corpus, recall=0.9, ram="1GB", p99="0.1us")
     assert "\n" not in str(refused.value)
     assert not storage.exists(storage.join(index_url(corpus, ENCODER), "index.json"))
+
+
+def measured(kind: str, recall: float, p99_ms: float) -> list[Measurement]:
+    """By both kinds of query; words find less, and take longer."""
+    of_both: dict[str, Any] = {"index": "image", "kind": kind, "parameters": {}, "num_rows": 2000}
+    return [
+        Measurement(queries="text", recall_at_10=recall, p99_ms=p99_ms, **of_both),
+        Measurement(queries="image", recall_at_10=recall + 0.02, p99_ms=p99_ms / 2, **of_both),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("p99_ms", "tried", "kinds", "asked", "allowed"),
+    [
+        (None, [*measured("A", 0.91, 3), *measured("B", 0.85, 1)], [], "", "--recall 0.91"),
+        (
+            5,
+            [
+                *measured("slow", 0.97, 20),
+                *measured("slower", 0.96, 30),
+                *measured("quick", 0.8, 4),
+            ],
+            [],
+            " and p99 5 ms",
+            "--recall 0.8 or --p99 24.0ms",
+        ),
+        (None, measured("A", 0.5, 3), ["Flat"], "", "--recall 0.5 or --ram 674.7MB"),
+        (
+            5,
+            measured("slow", 0.5, 20),
+            [],
+            " and p99 5 ms",
+            "nothing better: leave the promise out, or give a --kind instead",
+        ),
+    ],
+)
+def test_a_refusal_says_what_was_measured_to_be_had(
+    p99_ms: float | None, tried: list[Measurement], kinds: list[str], asked: str, allowed: str
+) -> None:
+    promise = Promise(recall=0.95, ram_bytes=300 * 10**6, p99_ms=p99_ms)
+    assert str(refusal(promise, "image", tried, kinds, 1_000_000, 64)) == (
+        f"recall 0.95 within 300MB{asked}: can't be promised for the image index of 1,000,000 "
+        f"rows of 64; what was measured would allow {allowed}"
+    )
+
+
+def test_a_promise_beside_a_kind_is_refused_and_nothing_is_written(corpus: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        run(corpus, kind="HNSW32", recall=0.95, ram="1GB")
+    assert str(refused.value) == (
+        "kind 'HNSW32' with recall 0.95: a promise chooses the kind itself; leave one of them out"
+    )
+    assert not Path(index_url(corpus, ENCODER)).exists()
 
 
 def test_a_kind_may_be_told_and_its_parameters_still_reach_the_recall(corpus: str) -> None:
@@ -147,19 +208,38 @@ sys.exit(code)
 """
 
 
-def test_building_stays_within_the_ram(tmp_path: Path) -> None:
-    """41 MB of float32 vectors of each modality, added a part at a time."""
+@pytest.fixture(scope="module")
+def wide_corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """41 MB of float32 vectors of each modality."""
+    folder = tmp_path_factory.mktemp("wide")
     vectors = ClipLike(num_rows=40_000, rows_a_part=4000, dim=256)
-    write_corpus(tmp_path, (vectors.part(number) for number in range(vectors.num_parts)))
-    kind = "IVF64,PQ64x4fs,Refine(SQ8)"
-    command = ["index", str(tmp_path), "--kind", kind, "--num-queries", "40", "--json"]
+    write_corpus(folder, (vectors.part(number) for number in range(vectors.num_parts)))
+    return str(folder)
+
+
+def peak_bytes(root: str, *settings: str) -> int:
+    """Of a process that indexes it."""
+    command = ["index", root, *settings, "--num-queries", "40", "--overwrite", "--json"]
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *command],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         check=True,
     )
-    peak = int(done.stdout.splitlines()[-1])
+    return int(done.stdout.splitlines()[-1])
+
+
+def test_choosing_and_building_stay_within_the_ram(wide_corpus: str) -> None:
+    """Too little for Flat: kinds are compared, and one is built."""
+    assert ram_needed("Flat", 40_000, 256) > 360 * 10**6
+    assert peak_bytes(wide_corpus, "--recall", "0.8", "--ram", "360MB") <= 360 * 10**6
+    assert manifest_of(wide_corpus).kind != "Flat"
+
+
+def test_building_stays_within_the_ram(wide_corpus: str) -> None:
+    """Vectors are added a part at a time."""
+    kind = "IVF64,PQ64x4fs,Refine(SQ8)"
+    peak = peak_bytes(wide_corpus, "--kind", kind)
     sample = 40 * 64 * 256 * 4
     part = 4000 * 256 * (2 + 2 + 4)
     assert peak < PROCESS_BYTES + kinds.build_bytes(kind, 40_000, 256) + 2 * sample + 2 * part
