@@ -57,7 +57,7 @@ def rendered(
         "hits": [told(hit) for hit in answer.hits],
         "folded": {uid: [told(hit) for hit in hits] for uid, hits in answer.folded.items()},
         "hidden": answer.hidden,
-        "notes": answer.notes,
+        "notes": [served.without_paths(note) for note in answer.notes],
         "cursor": None,
         "copy": None,
     }

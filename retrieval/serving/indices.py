@@ -3,6 +3,7 @@
 Reads   ROOT/manifest.json, ROOT/index/<encoder>/, ROOT/columns/
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import numpy as np
 from starlette.exceptions import HTTPException
 
+from infra.cluster import Workers
 from infra.errors import CarraraError, InputError
 from retrieval.asking.asker import Asker
 from retrieval.embedding.embeddings import MODALITIES
+from retrieval.live.segments import LocalSegments
+from retrieval.live.snapshot import OpenSegments
 from retrieval.search import Hit, Retriever
 from retrieval.serving.errors import log
 from retrieval.serving.settings import ServeSettings, name_and_root
@@ -56,6 +60,11 @@ class Served:
             log(f"{self.name}: goes on with the index it has ({error})")
             return False
 
+    def without_paths(self, message: str) -> str:
+        """With the names that clients know in place of where things lie."""
+        message = message.replace(self.root, self.name)
+        return message.replace(self.retriever.encoder, self.public_encoder)
+
     def described(self) -> dict[str, Any]:
         """An IndexMessage."""
         from retrieval.encoding.towers import multilingual_of
@@ -82,11 +91,12 @@ class Indices:
 
     @classmethod
     def open(cls, settings: ServeSettings) -> "Indices":
-        """Raises InputError where a corpus has no index."""
+        """Raises InputError where a corpus has no index, ConfigError where actors are to hold it
+        and no Ray cluster answers."""
         served = []
         for text in settings.roots:
             name, root = name_and_root(text)
-            retriever = Retriever.open(root, settings.encoder)
+            retriever = Retriever.open(root, settings.encoder, _opener(settings))
             asker = Asker(retriever, fetch=settings.fetch, device=settings.device)
             served.append(Served(name, root, retriever, asker))
         return cls(served)
@@ -102,9 +112,17 @@ class Indices:
 
     def without_paths(self, message: str) -> str:
         for served in self.by_name.values():
-            message = message.replace(served.root, served.name)
-            message = message.replace(served.retriever.encoder, served.public_encoder)
+            message = served.without_paths(message)
         return message
+
+
+def _opener(settings: ServeSettings) -> OpenSegments:
+    if not settings.segment_actors:
+        return LocalSegments
+    from retrieval.live.remote import RemoteSegments
+
+    workers = Workers(address=os.environ.get("RAY_ADDRESS") or "auto")
+    return RemoteSegments.opener(workers, settings.segment_actors)
 
 
 def id_of(uid: str) -> int:

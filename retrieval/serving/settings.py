@@ -63,6 +63,9 @@ class ServeSettings(Settings):
     """A question that waited longer is refused with 503 instead of being answered too late."""
     num_threads: int = Field(default=4, ge=1)
     """For questions with filters or large pictures; all others are answered in batches."""
+    segment_actors: int = Field(default=0, ge=0)
+    """Hold the segments in so many actors of the Ray cluster that runs here or that $RAY_ADDRESS
+    names; 0: in this process."""
     refresh_s: float = Field(default=2.0, gt=0)
     """How often to look for a new index or new takedowns."""
     fetch: QueryFetch = QueryFetch()
