@@ -101,7 +101,7 @@ class DiffusersTrainer:
 
     def averaged(self) -> nn.Module:
         """A copy of the network with the averaged weights, to be looked at."""
-        network = copy.deepcopy(self.model).eval()
+        network: nn.Module = copy.deepcopy(self.model).eval()
         self._ema.copy_to(network.parameters())
         return network
 

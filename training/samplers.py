@@ -122,8 +122,9 @@ def dpm_solver(
     """
     del generator  # it draws nothing
     sub, timesteps = schedule.subsequence(num_steps, "log-snr")
-    signals, noises = sub.alphas_cumprod.sqrt().tolist(), (1 - sub.alphas_cumprod).sqrt().tolist()
-    log_snr = sub.log_snr.tolist()
+    signals: list[float] = sub.alphas_cumprod.sqrt().tolist()
+    noises: list[float] = (1 - sub.alphas_cumprod).sqrt().tolist()
+    log_snr: list[float] = sub.log_snr.tolist()
     before = x_T
 
     def back(x: Tensor, x_0: Tensor, i: int) -> Tensor:
@@ -162,7 +163,7 @@ def heun(
     """
     del generator  # it draws nothing
     sub, timesteps = schedule.subsequence(num_steps, "angle")
-    angles = sub.angle.tolist()
+    angles: list[float] = sub.angle.tolist()
 
     def back(x: Tensor, x_0: Tensor, i: int) -> Tensor:
         if i == 0:

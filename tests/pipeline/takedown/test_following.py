@@ -10,7 +10,7 @@ import pytest
 from benchmarks.made_corpus import made_sample, write_made_manifest, write_made_shard
 from infra.errors import DamagedError
 from pipeline import pack, score, select, verify
-from pipeline.corpus import read_columns
+from pipeline.corpus import Shard, read_columns
 from pipeline.dedup import stage as dedup
 from pipeline.takedown.receipts import read_receipts
 from pipeline.takedown.tombstones import TAKEN_DOWN, read_tombstones
@@ -82,7 +82,7 @@ def deduplicated(tmp_path: Path) -> str:
     names = ("width", "height", "original_width", "original_height")
     sides: dict[str, Any] = dict.fromkeys(names, 72)
     place = str(tmp_path / "corpus")
-    shards = []
+    shards: list[Shard] = []
     for shard, images in (("00000", (same, same, other)), ("00001", (same, same))):
         first = sum(one.num_samples for one in shards)
         made = [
