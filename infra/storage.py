@@ -156,23 +156,36 @@ def read_text(url: str) -> str:
 
 
 def read_table(url: str, columns: list[str] | None = None) -> "pa.Table":
-    with open_read(url) as file:
-        return parse_table(file, url, columns)
+    return parse_table(read_bytes(url), url, columns)
 
 
-def parse_table(parquet: BinaryIO, url: str, columns: list[str] | None = None) -> "pa.Table":
-    """The table in an open file; `url` is what a DamagedError calls it."""
+def parse_table(parquet: bytes, url: str, columns: list[str] | None = None) -> "pa.Table":
+    """The table in a file's bytes; `url` is what a DamagedError calls it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(parquet, columns=columns)
+        return pq.read_table(arrow_file(parquet), columns=columns)
     # ValueError: names that are no UTF-8. OSError: pages that don't unpack.
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(
             f"{url}: not a parquet file that can be read ({_reason(error)}); `carrara verify` "
             "tells what else is damaged"
         ) from error
+
+
+def arrow_file(data: bytes) -> "pa.BufferReader":
+    """A file of these bytes in Arrow's own memory.
+
+    Arrow's threads let go of what they read a moment after a table is there. Of Python's memory
+    that takes the interpreter: a process that ended in that moment was aborted.
+    """
+    import pyarrow as pa
+
+    buffer = pa.allocate_buffer(len(data))
+    with pa.FixedSizeBufferWriter(buffer) as writer:
+        writer.write(data)
+    return pa.BufferReader(buffer)
 
 
 def sha256(url: str) -> str:

@@ -302,7 +302,7 @@ def read_rows(root: str, shard: Shard, columns: list[str] | None = None) -> pa.T
         raise _damaged(root, url, "missing") from None
     if hashlib.sha256(data).hexdigest() != shard.rows_sha256:
         raise _damaged(root, url, "other bytes than its manifest says")
-    return storage.parse_table(io.BytesIO(data), url, columns)
+    return storage.parse_table(data, url, columns)
 
 
 # Columns and selections

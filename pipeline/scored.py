@@ -88,7 +88,7 @@ def digest_and_nulls(url: str) -> tuple[str, dict[str, int]]:
     import pyarrow.parquet as pq
 
     data = storage.read_bytes(url)
-    table = pq.read_table(pa.BufferReader(data))
+    table = pq.read_table(storage.arrow_file(data))
     nulls = {name: table[name].null_count for name in table.column_names}
     return hashlib.sha256(data).hexdigest(), {name: num for name, num in nulls.items() if num}
 

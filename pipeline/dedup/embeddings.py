@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel
@@ -135,7 +134,7 @@ def _read_part(
     number = part.file_number
     metadata = _read(root, embeddings, f"metadata/metadata_{number}.parquet")
     array = _read(root, embeddings, f"img_emb/img_emb_{number}.npy")
-    uids = pq.read_table(pa.BufferReader(metadata), columns=["uid"])["uid"]
+    uids = pq.read_table(storage.arrow_file(metadata), columns=["uid"])["uid"]
     return digests(uids), np.load(io.BytesIO(array), allow_pickle=False)
 
 

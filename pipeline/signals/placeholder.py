@@ -86,7 +86,10 @@ class PlaceholderSignal:
         with storage.open_read(self._counts) as file:
             # Row groups of other shards are skipped by their statistics.
             return pq.read_table(
-                file, columns=["uid", "num_urls"], filters=[("shard", "==", shard.name)]
+                file,
+                columns=["uid", "num_urls"],
+                filters=[("shard", "==", shard.name)],
+                pre_buffer=False,  # else threads of Arrow's hold the file's bytes: arrow_file
             )
 
 

@@ -186,7 +186,7 @@ def read_metadata(folder: str, part: Part, columns: list[str] | None = None) -> 
     """One row for each row of the part's arrays."""
     name = metadata_name(part.file_number)
     data = read_file(folder, part, name)
-    return storage.parse_table(io.BytesIO(data), storage.join(folder, name), columns)
+    return storage.parse_table(data, storage.join(folder, name), columns)
 
 
 def read_file(folder: str, part: Part, name: str) -> bytes:

@@ -9,6 +9,7 @@ looked up again in the shard as it is now.
 
 import io
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -25,6 +26,9 @@ TAIL_BYTES = 1 << 14
 MAX_TAIL_BYTES = 1 << 23
 NUM_THREADS = 8
 """Pictures read at once, for the sake of object stores."""
+
+WAITS_S = (0.02, 0.1, 0.5, 2.0)
+"""A takedown that is under way puts a shard's tar into its place, then its parquet."""
 
 Place = tuple[int, int]
 """Offset and size of a picture's bytes in its tar."""
@@ -54,17 +58,28 @@ def read_images(root: str, wanted: Wanted) -> dict[str, bytes]:
 
 
 def _as_it_is_now(root: str, shard: str, uids: list[str]) -> dict[str, bytes]:
+    for wait_s in WAITS_S:
+        images, missed = _listed(root, shard, uids)
+        if not missed:
+            return images
+        time.sleep(wait_s)
+    raise _damaged(root, shard, f"does not hold {missed[0]} where it should")
+
+
+def _listed(root: str, shard: str, uids: list[str]) -> tuple[dict[str, bytes], list[str]]:
+    """Pictures by uid, and of which nothing lies where the shard's parquet says that they do."""
     table = storage.read_table(shard_url(root, shard, ".parquet"), ["uid", *PLACE_SCHEMA.names])
     rows = table.filter(pc.is_in(table["uid"], pa.array(uids, pa.string()))).to_pylist()
-    images = {}
+    images, missed = {}, []
     for row in rows:
         if row["image_offset"] is not None:  # else it was taken down
             place = row["image_offset"], row["image_size"]
             image = _image_at(root, shard, place, row["uid"])
             if image is None:
-                raise _damaged(root, shard, f"does not hold {row['uid']} where it should")
-            images[row["uid"]] = image
-    return images
+                missed.append(row["uid"])
+            else:
+                images[row["uid"]] = image
+    return images, missed
 
 
 def _image_at(root: str, shard: str, place: Place, uid: str) -> bytes | None:

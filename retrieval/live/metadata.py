@@ -131,7 +131,7 @@ class _Table:
                 "`carrara index` again"
             )
         # Not pq.read_table, which imports pandas if it is there: a fifth of a query's time.
-        return _spooled(pq.ParquetFile(pa.BufferReader(self.packed)).read())
+        return _spooled(pq.ParquetFile(storage.arrow_file(self.packed)).read())
 
 
 def _spooled(table: pa.Table) -> pa.Table:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infra import storage
 
@@ -106,3 +108,8 @@ def test_a_moved_file_takes_the_place_of_another(place: str) -> None:
     storage.move(storage.join(place, "staged", "a.txt"), storage.join(place, "b", "a.txt"))
     assert storage.read_text(storage.join(place, "b", "a.txt")) == "new"
     assert storage.list_files(place) == {"b/a.txt"}
+
+
+@given(st.binary(max_size=3000))
+def test_a_file_in_arrows_memory_holds_the_same_bytes(data: bytes) -> None:
+    assert storage.arrow_file(data).read() == data

@@ -1,6 +1,7 @@
 """Segments that answer as one, against brute force over the stored vectors."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.errors import InputError
+from infra.cluster import Workers
+from infra.errors import DamagedError, InputError
+from pipeline import forget
 from pipeline.takedown.tombstones import Tombstone, add_tombstones
 from retrieval import index
 from retrieval.live import exact
@@ -107,6 +110,29 @@ def test_an_index_on_an_object_store_answers_as_a_local_one(
     add_tombstones(there.root, [Tombstone("uid", hits[0].uid, None, "", "")])
     assert there.refresh()
     assert there.search(queries, 7, "image", allowed)[0][0].uid == hits[1].uid
+
+
+def test_a_picture_is_found_between_a_takedowns_tar_and_its_parquet(
+    tmp_path: Path, make_embedded: Callable[..., Any]
+) -> None:
+    corpus = make_embedded(tmp_path / "corpus", 30)
+    index.run(index.Config(root=corpus.root, num_queries=5))
+    retriever = Retriever.open(corpus.root)
+    (hits,) = retriever.search(corpus.image[[20]].astype(np.float32), 1)
+    before = retriever.read_images(hits)
+    parquet = tmp_path / "corpus" / "shards" / "00000.parquet"
+    old = parquet.read_bytes()
+    first = corpus.uids[0]
+    forget.run(forget.Config(root=corpus.root, uid=(first,), workers=Workers(local=True)))
+    new = parquet.read_bytes()
+    parquet.write_bytes(old)
+    mend = threading.Timer(0.2, parquet.write_bytes, [new])
+    mend.start()
+    assert retriever.read_images(hits) == before
+    mend.join()
+    parquet.write_bytes(old)
+    with pytest.raises(DamagedError, match="does not hold"):
+        retriever.read_images(hits)
 
 
 def test_vectors_of_other_embeddings_than_the_index_was_made_of_are_refused(
