@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_every_node_says_how_it_is(dashboard: str, tmp_path: Path) -> None:
     assert all(told == versions() for told in summary["details"]["versions"].values())
 
 
-def doctor(dashboard: str, home: Path) -> dict:  # type: ignore[type-arg]
+def doctor(dashboard: str, home: Path) -> dict[str, Any]:
     """What it prints, once both nodes are there; its exit code is checked."""
     deadline = time.monotonic() + 120
     command = [str(REPOSITORY / "infra/submit.sh"), "doctor", str(home / "root"), "--json"]
@@ -78,7 +79,7 @@ def doctor(dashboard: str, home: Path) -> dict:  # type: ignore[type-arg]
         if "No available agent" not in said:  # the head takes no jobs yet
             assert done.returncode == 0, said
             (line,) = (line for line in done.stdout.splitlines() if line.startswith('{"stage"'))
-            summary: dict = json.loads(line)  # type: ignore[type-arg]
+            summary: dict[str, Any] = json.loads(line)
             return summary
         assert time.monotonic() < deadline, said
         time.sleep(1)
