@@ -10,7 +10,6 @@ as much again for the copies; --spool says where pack's own temporary files go.
 """
 
 import argparse
-import hashlib
 import os
 import platform
 import shutil
@@ -24,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.made_corpus import made_sample, write_made_manifest
 from benchmarks.weighed import Weighed, run_weighed
-from pipeline.corpus import ROW_SCHEMA, Manifest, Shard, read_manifest, write_manifest, write_shard
-from pipeline.sample import Sample, sample_uid
+from pipeline.corpus import ROW_SCHEMA, Shard, read_manifest, write_shard
+from pipeline.sample import Sample
 from pipeline.select import Config as SelectConfig
 from pipeline.select import run as select
 
@@ -109,15 +109,7 @@ def write_corpus(root: Path, num_samples: int, samples_per_shard: int, picture_k
     with ProcessPoolExecutor() as pool:
         write = partial(_write_shard, str(root), picture_kb)
         shards = list(pool.map(write, range(len(sizes)), sizes))
-    manifest = Manifest(
-        stage="download",
-        config={},
-        config_digest="0" * 16,
-        input_digest="0" * 16,
-        shards=shards,
-        counts={"success": num_samples},
-    )
-    write_manifest(str(root), manifest)
+    write_made_manifest(str(root), shards)
 
 
 def _write_shard(root: str, picture_kb: int, number: int, num_samples: int) -> Shard:
@@ -130,23 +122,17 @@ def _write_shard(root: str, picture_kb: int, number: int, num_samples: int) -> S
 
 
 def _sample(key: str, image: bytes) -> Sample:
-    url = f"https://cdn{int(key) % 977}.example.org/images/{key}.jpg"
-    caption = f"a photograph of the thing that bears the number {key}"
-    uid = sample_uid(url, caption)
-    row = dict.fromkeys(ROW_SCHEMA.names) | {
-        "key": key,
-        "uid": uid,
-        "url": url,
-        "caption": caption,
-        "status": "success",
-        "width": 256,
-        "height": 192,
-        "original_width": 1024,
-        "original_height": 768,
-        "exif": "{}",
-        "sha256": hashlib.sha256(image).hexdigest(),
-    }
-    return Sample(key, uid, caption, image, "jpg", row)
+    return made_sample(
+        key,
+        f"https://cdn{int(key) % 977}.example.org/images/{key}.jpg",
+        f"a photograph of the thing that bears the number {key}",
+        image,
+        width=256,
+        height=192,
+        original_width=1024,
+        original_height=768,
+        exif="{}",
+    )
 
 
 if __name__ == "__main__":
