@@ -7,10 +7,10 @@ slow minute hits both. nginx closes every connection after its answer. A side's 
 successes over the seconds between the first shard's start and the last one's end, as both write
 them into their _stats.json: what starting the programs takes is left out for both, and told apart.
 
-The floor, measured in each round: nothing but fetching (bare libcurl handles, bodies thrown away)
-reaches F photos/s; nothing but decoding, resizing and encoding (bare libjpeg-turbo and OpenCV,
-photos in memory, the faster of the two ways of benchmarks.pixels) reaches P; one core after the
-other that makes 1 / (1/F + 1/P).
+The floor, measured before and after ours in each round and averaged, for the machine's speed
+drifts: nothing but fetching (bare libcurl handles, bodies thrown away) reaches F photos/s; nothing
+but decoding, resizing and encoding (bare libjpeg-turbo and OpenCV, photos in memory, the faster of
+the two ways of benchmarks.pixels) reaches P; one core after the other that makes 1 / (1/F + 1/P).
 
 Needs nginx, and a package registry for the first run: img2dataset gets its own environment.
 """
@@ -51,7 +51,7 @@ SCHEMES = ("http", "https")
 THREADS = 64
 """img2dataset's README recommends 64 a process; so many connections a worker here."""
 NUM_PROCESSES = os.cpu_count() or 1
-NUM_FETCHED, NUM_RESIZED = 3000, 1000
+NUM_FETCHED, NUM_RESIZED = 5000, 3000
 """Photos that the floor is measured with."""
 
 
@@ -90,8 +90,9 @@ def compare(
 ) -> None:
     ours, peers, floors = [], [], []
     for number in range(num_rounds):
-        floors.append(floor(url_list, work / "photos", mode))
+        before = floor(url_list, work / "photos", mode)
         ours.append(run_ours(url_list, work / "ours", mode))
+        floors.append((before + floor(url_list, work / "photos", mode)) / 2)
         peers.append(run_peer(python, url_list, work / "peer", mode))
         _print_round(scheme, mode, number, floors[-1], ours[-1], peers[-1])
     ratio = statistics.median(a.rate / b.rate for a, b in zip(ours, peers, strict=True))
