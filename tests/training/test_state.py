@@ -1,4 +1,4 @@
-"""The optimizer's fused kernel walks through memory: weights, gradients and moments must lie alike."""
+"""The fused optimizer goes by memory: weights, gradients and moments must lie there alike."""
 
 from collections.abc import Callable
 from typing import Any
