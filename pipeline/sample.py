@@ -81,7 +81,7 @@ def rekey(members: bytes | memoryview, new: dict[str, Any]) -> PackedSample | No
         return None
     image_name, txt_name, json_name = (tar.name_of(view[at:]) for at in (0, txt_at, json_at))
     old_key, _, extension = image_name.partition(".")
-    if (txt_name, json_name) != (f"{old_key}.txt", f"{old_key}.json"):
+    if (txt_name, json_name) != (f"{old_key}.txt", f"{old_key}.json") or "/" in extension:
         return None
     begin = json_at + tar.BLOCK
     metadata = _with_entries(bytes(view[begin : begin + tar.size_of(view[json_at:])]), new)

@@ -121,7 +121,8 @@ class Writer:
 def iter_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
     """Name and content of each plain file, read from front to back.
 
-    Raises ValueError for what is no such tar, EOFError where it breaks off within a member.
+    Raises ValueError for what is no such tar or has a name that leads out of it, EOFError where it
+    breaks off within a member.
     """
     while head := file.read(BLOCK):
         if len(head) < BLOCK:
@@ -131,6 +132,8 @@ def iter_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
         if head[_TYPE] not in (b"0", b"\0") or head[_MAGIC] != b"ustar":
             raise ValueError("a member is not a plain file")
         name, size = name_of(head), size_of(head)
+        if name[:1] == "/" or (".." in name and ".." in name.split("/")):
+            raise ValueError(f"{name!r} leads out of the shard")
         padding = -size % BLOCK
         content = _read(file, size)
         if len(content) < size or len(file.read(padding)) < padding:

@@ -1,9 +1,12 @@
 """The shards themselves: what is written can be read back, as a whole and one picture at a time."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
+from infra.errors import DamagedError
 from pipeline.corpus import (
     PLACE_SCHEMA,
     ROW_SCHEMA,
@@ -56,3 +59,10 @@ def test_rows_that_were_stored_before_get_their_new_places(tmp_path: Path) -> No
 def test_a_shard_without_a_row_can_be_written(tmp_path: Path) -> None:
     shard = write_shard(str(tmp_path), "00000", [], ROW_SCHEMA.empty_table(), {})
     assert read_rows(str(tmp_path), shard).num_rows == 0
+
+
+def test_a_shard_with_a_name_that_leads_out_of_it_is_damaged(tmp_path: Path) -> None:
+    sample = replace(_sample(0), key="00000/../../0")
+    shard = write_shard(str(tmp_path), "00000", [sample], _rows([sample]), {})
+    with pytest.raises(DamagedError, match="leads out of the shard"):
+        list(iter_samples(str(tmp_path), shard))

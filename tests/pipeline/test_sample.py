@@ -57,3 +57,10 @@ def test_a_sample_whose_members_lie_in_another_order_is_not_rekeyed() -> None:
     members = pack_sample(sample).members
     assert rekey(members[1024:] + members[:1024], NEW) is None
     assert rekey(members[:1024], NEW) is None
+
+
+@pytest.mark.parametrize("extension", ["jpg/../../x", "/x"])
+def test_a_name_that_leads_elsewhere_is_not_taken_along(extension: str) -> None:
+    metadata = {"key": "000010003", "uid": "0"}
+    members = pack_sample(Sample("000010003", "0", "", b"", extension, metadata)).members
+    assert rekey(members, NEW) is None

@@ -79,8 +79,28 @@ def test_a_header_that_promises_gigabytes_costs_none() -> None:
         list(tar.iter_members(io.BytesIO(tar.header("00000.jpg", tar.MAX_SIZE) + b"short")))
 
 
-def test_what_is_no_plain_file_is_refused() -> None:
-    folder = tarfile.TarInfo("folder")
-    folder.type = tarfile.DIRTYPE
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE),
+        *(tarfile.FIFOTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE),
+    ],
+)
+def test_what_is_no_plain_file_is_refused(kind: bytes) -> None:
+    info = tarfile.TarInfo("00000.jpg")
+    info.type, info.linkname = kind, "../../etc/passwd"
     with pytest.raises(ValueError, match="not a plain file"):
-        list(tar.iter_members(io.BytesIO(folder.tobuf(tarfile.GNU_FORMAT))))
+        list(tar.iter_members(io.BytesIO(info.tobuf(tarfile.GNU_FORMAT))))
+
+
+@pytest.mark.parametrize(
+    "name", ["../00000.jpg", "../../etc/passwd", "/etc/passwd", "a/../../00000.jpg", "a/..", ".."]
+)
+def test_a_name_that_leads_out_of_the_shard_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' leads out of the shard"):
+        list(tar.iter_members(io.BytesIO(packed([(name, b"")]))))
+
+
+@pytest.mark.parametrize("name", ["00000..jpg", "..00000.jpg", "a/00000.jpg", "a../00000.jpg"])
+def test_dots_alone_lead_nowhere(name: str) -> None:
+    assert list(tar.iter_members(io.BytesIO(packed([(name, b"a")])))) == [(name, b"a")]
