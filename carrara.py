@@ -8,10 +8,12 @@ done; 2: the user's mistake, one line; 1: work that fell short, named.
 """
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +21,7 @@ import cyclopts
 from cyclopts import App, Parameter
 from pydantic import ValidationError
 
-from infra.config import StageConfig, hide_password, read_toml
+from infra.config import StageConfig, hide_password, read_toml, without_password
 from infra.errors import CarraraError, ConfigError, ShortfallError
 from infra.summary import Summary, print_summary
 from infra.watching.events import log_as_json, tell
@@ -157,17 +159,22 @@ def run_img2dataset(argv: Sequence[str]) -> int:
 
 
 def execute(
-    name: str, config: StageConfig, *, as_json: bool = False, metrics: str | None = None
+    name: str,
+    config: StageConfig,
+    *,
+    as_json: bool = False,
+    watched: Callable[[Run], AbstractContextManager[None]] = lambda _run: nullcontext(),
 ) -> Summary:
     """Run a stage, keep its record beside its output and print its summary."""
     import importlib
 
     stage = STAGES[name]
     run = Run(name, _home(config) if stage.recorded else None, config)
-    with at_work(run), _metrics_of(run, metrics):
-        summary: Summary = importlib.import_module(stage.module).run(config, **stage.given)
-        run.end(State.DONE, summary=summary)
-    print_summary(summary, as_json=as_json)
+    with watched(run):
+        with at_work(run):
+            summary: Summary = importlib.import_module(stage.module).run(config, **stage.given)
+            run.end(State.DONE, summary=summary)
+        print_summary(summary, as_json=as_json)
     if summary.shortfall:
         raise ShortfallError(summary.shortfall)
     return summary
@@ -179,12 +186,16 @@ def _home(config: StageConfig) -> str:
     return home
 
 
-def _metrics_of(run: Run, address: str | None) -> AbstractContextManager[None]:
+def _metrics_at(address: str | None) -> Callable[[Run], AbstractContextManager[None]]:
+    """As told, else as the environment says for every command: of several at once one has it."""
+    is_needed = address is not None
     if address is None:
-        return nullcontext()
+        address = os.environ.get("CARRARA_METRICS") or None
+    if address is None:
+        return lambda _run: nullcontext()
     from infra.watching.metrics import served
 
-    return served(run, address)
+    return partial(served, address=address, is_needed=is_needed)
 
 
 def _application() -> App:
@@ -207,7 +218,7 @@ def _application() -> App:
         config: str | None = None,
         json: Annotated[bool, Parameter(negative=())] = False,
         log: Annotated[Literal["text", "json"], Parameter(env_var="CARRARA_LOG")] = "text",
-        metrics: Annotated[str | None, Parameter(env_var="CARRARA_METRICS")] = None,
+        metrics: str | None = None,
     ) -> None:
         """Run a command.
 
@@ -220,7 +231,8 @@ def _application() -> App:
         log:
             What goes to stderr meanwhile: text for people, or a JSON object a line.
         metrics:
-            PORT or HOST:PORT at which Prometheus finds the command's metrics while it runs.
+            PORT or HOST:PORT at which Prometheus finds the command's metrics while it runs. Where
+            CARRARA_METRICS says so instead, a port that is taken is done without.
         """
         log_as_json(log == "json")
         name = next((token for token in tokens if not token.startswith("-")), None)
@@ -232,7 +244,8 @@ def _application() -> App:
         command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         if name is not None and "config" in bound.signature.parameters:
             bound.apply_defaults()
-            execute(name, bound.arguments["config"], as_json=json, metrics=metrics)
+            watched = _metrics_at(metrics)
+            execute(name, bound.arguments["config"], as_json=json, watched=watched)
         else:  # --help and --version
             command(*bound.args, **bound.kwargs)
 
@@ -240,6 +253,10 @@ def _application() -> App:
 
 
 def _read_config(url: str) -> dict[str, dict[str, object]]:
+    try:
+        without_password(url)
+    except ValueError as error:
+        raise ConfigError(f"--config {hide_password(url)}: {error}") from None
     shipped = {path.stem: path for path in CONFIGS.glob("*.toml")}
     try:
         tables = read_toml(str(shipped.get(url, url)), f"--config {url}")

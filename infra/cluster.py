@@ -84,12 +84,15 @@ def connect(workers: Workers) -> None:
         if address:
             try:
                 _probe(address)
-                ray.init(address=address, ignore_reinit_error=True, **quiet)
+                context = ray.init(address=address, ignore_reinit_error=True, **quiet)
             except (OSError, ValueError) as error:
                 raise ConfigError(
                     f"workers.address {address!r}: no Ray cluster answers there; start one with "
                     "`ray start --head` or leave the address out"
                 ) from error
+            run = current()
+            if run is not None and context.dashboard_url:
+                run.dashboard = f"http://{context.dashboard_url}"
         else:
             # A token of its own, or Ray writes one to ~/.ray, where it changes what the user's
             # own `ray start` and `ray job submit` do from then on.
@@ -344,10 +347,11 @@ def num_that_fit(workers: Workers) -> int:
         fits.append(resources.get("GPU", 0.0) / workers.gpus_per_worker)
     num = int(min(fits, default=1))
     if num < 1:
+        has = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
         raise ConfigError(
             f"workers: each asks for {workers.cpus_per_worker:g} CPUs and "
-            f"{workers.gpus_per_worker:g} GPUs, more than the cluster has "
-            f"({resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs); ask for less"
+            f"{workers.gpus_per_worker:g} GPUs, more than the cluster has ({has}); ask for less, "
+            "or say --workers.num-workers on a cluster that grows with the work"
         )
     return num
 

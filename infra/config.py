@@ -33,8 +33,8 @@ EXECUTION_ONLY = _Mark.EXECUTION_ONLY
 """The setting says where or how fast, not what: it leaves the output's bytes as they are."""
 
 
-def _without_password(url: str) -> str:
-    """Places are written into manifests, records and logs."""
+def without_password(url: str) -> str:
+    """Raises ValueError: addresses are written into manifests, records and logs."""
     if hide_password(url) != url:
         raise ValueError(
             "has a password in it; give credentials by the environment or the files that the "
@@ -44,12 +44,20 @@ def _without_password(url: str) -> str:
 
 
 def hide_password(text: str) -> str:
-    """With `***` for what stands between `//` and `@` in each URL that has a password."""
-    return re.sub(r"(?<=://)[^/\s@]*:[^/\s@]*@", "***@", text)
+    """With `***` for what stands between `://` and `@` in each URL that has a password."""
+    return _PASSWORD.sub("***@", text)
 
+
+_PASSWORD = re.compile(
+    r"(?<=://)(?:[^/\s@]*:[^/\s]*@"  # me:secret@, up to the last @ of the host's part
+    r"|\w*:(?!\d*[/?#])[^\s@:]*@)"  # a key of AWS and its secret, which may have slashes
+)
+
+Address = Annotated[str, AfterValidator(without_password)]
+"""A URL that is shown or written down."""
 
 Place = Annotated[
-    str, AfterValidator(_without_password), AfterValidator(storage.absolute), EXECUTION_ONLY
+    str, AfterValidator(without_password), AfterValidator(storage.absolute), EXECUTION_ONLY
 ]
 """A folder, file or fsspec URL to read or write; where something is never decides what it is."""
 

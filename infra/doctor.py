@@ -22,7 +22,7 @@ from cyclopts import Parameter
 from infra.checks.finding import Check, Finding, Subject, broken, ok, warning
 from infra.checks.versions import apart, versions
 from infra.cluster import Workers, address_of, connect
-from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
+from infra.config import EXECUTION_ONLY, POSITIONAL, Address, Place, StageConfig
 from infra.errors import ConfigError
 from infra.progress import track
 from infra.summary import Stopwatch, Summary
@@ -47,8 +47,8 @@ class Config(StageConfig):
     """A folder or bucket URL to try: read, write, list, parts, rename, speed."""
     encoder: str = "Carrara-S/emoji_clipart"
     """The encoder whose weights must be at hand or reachable."""
-    egress_url: str = "https://example.com/"
-    """What is fetched to measure the way out."""
+    egress_url: Address = "https://speed.cloudflare.com/__down?bytes=10000000"
+    """What is fetched to measure the way out: a file of some MB."""
     drill: bool = False
     """Rehearse faults on three Ray nodes made on this machine, with an S3 server between them."""
     drill_small: bool = False

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from infra import storage
-from infra.config import POSITIONAL, Place, StageConfig
+from infra.config import POSITIONAL, Address, Place, StageConfig
 from infra.errors import InputError
 from infra.summary import Stopwatch, Summary
 from infra.watching.run import State
@@ -26,8 +26,8 @@ class Config(StageConfig):
     """Also write this page."""
     dollars_per_hour: float | None = Field(default=None, ge=0)
     """What the machines that did the work cost together."""
-    dashboard: str | None = None
-    """Address of Ray's dashboard, to be linked on the page."""
+    dashboard: Address | None = None
+    """Address of Ray's dashboard, to be linked on the page beside those that the runs know of."""
 
 
 def run(config: Config) -> Summary:
@@ -110,6 +110,7 @@ def _page(config: Config, runs: list[RecordedRun]) -> str:
         _row(one, price)
         | {"host": one.host, "home": one.home, "counts": one.counts, "outputs": one.outputs}
         | {"share": 100 * one.seconds / longest, "digests": one.digests}
+        | {"dashboard": one.dashboard}
         for one in reversed(runs)
     ]
     total = sum(one.seconds for one in runs)

@@ -121,8 +121,17 @@ def test_settings_that_ship_go_by_their_name_and_fit_their_stages(
     assert "nowhere: no corpus here" in complaint(capsys)
 
 
-@pytest.mark.parametrize("argv", [["verify"], ["download", "pairs.parquet"]])
-def test_a_password_in_a_place_is_refused_and_not_repeated(
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["verify"],
+        ["download", "pairs.parquet"],
+        ["verify", "nowhere", "--config"],
+        ["doctor", "--egress-url"],
+        ["runs", "nowhere", "--dashboard"],
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(
     argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert carrara.run_command([*argv, "ftp://me:hunter2@host/corpus"]) == 2

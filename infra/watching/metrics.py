@@ -10,22 +10,31 @@
 Read from the run when asked; a registry a run, beside the process's own figures.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from wsgiref.simple_server import WSGIServer
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
+    make_wsgi_app,
     start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from infra.errors import ConfigError
+from infra.watching.events import tell
 from infra.watching.run import Run, State
+
+LINGER_S = 6.0
+"""That a command which is done still answers, unless it was asked again before: what became of its
+rows is known only then. Prometheus asks every five seconds (deploy/compose/prometheus.yaml)."""
 
 
 class RunCollector(Collector):
@@ -73,25 +82,59 @@ def _gauge(
 
 
 @contextmanager
-def served(run: Run, address: str) -> Iterator[None]:
-    """Answers at PORT or HOST:PORT, on this machine alone where no host is named."""
+def served(run: Run, address: str, *, is_needed: bool = True) -> Iterator[None]:
+    """Answers at PORT or HOST:PORT, on this machine alone where no host is named, and after the
+    run's end until that was told once.
+
+    Raises ConfigError for an address that can't be had; where it is not needed a line says so.
+    """
+    name = f"--metrics {address}" if is_needed else f"CARRARA_METRICS={address}"
     host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ConfigError(f"{name}: expected PORT or HOST:PORT, such as 0.0.0.0:9400")
+    registry = _registry(run)
+    try:
+        listening = start_http_server(int(port), host or "127.0.0.1", registry)
+    except (OSError, OverflowError) as error:
+        problem = f"{name}: can't listen there ({error}); expected a free port here"
+        if is_needed:
+            raise ConfigError(problem) from None
+        tell("warning", f"carrara: {problem}; this command goes on without metrics")
+        listening = None
+    if listening is None:
+        yield
+        return
+    server, thread = listening
+    is_told = _told_of_the_end(server, registry, run)
+    try:
+        yield
+        if run.summary is not None:
+            with suppress(KeyboardInterrupt):  # its work is done
+                is_told.wait(LINGER_S)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _registry(run: Run) -> CollectorRegistry:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     registry.register(RunCollector(run))
-    if not port.isdecimal():
-        raise ConfigError(f"--metrics {address}: expected PORT or HOST:PORT, such as 0.0.0.0:9400")
-    try:
-        server, thread = start_http_server(int(port), host or "127.0.0.1", registry)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"--metrics {address}: can't listen there ({error}); expected a free port here"
-        ) from None
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return registry
+
+
+def _told_of_the_end(server: WSGIServer, registry: CollectorRegistry, run: Run) -> threading.Event:
+    """Set once an answer with the run's summary in it was sent."""
+    answer, is_told = make_wsgi_app(registry), threading.Event()
+
+    def answer_and_note(environ: WSGIEnvironment, start: StartResponse) -> Iterator[bytes]:
+        is_over = run.summary is not None
+        yield from answer(environ, start)
+        if is_over:
+            is_told.set()
+
+    server.set_app(answer_and_note)
+    return is_told

@@ -72,6 +72,8 @@ class Run:
         """The latest of what the stage measures of itself, by name."""
         self.num_failed = 0
         """Items that failed for good."""
+        self.dashboard: str | None = None
+        """Ray's, of the cluster that works for it, as the cluster tells it."""
 
     @property
     def has_begun(self) -> bool:
@@ -106,6 +108,7 @@ class Run:
             "config_digest": self._config.digest(),
             "progress": [asdict(task) for task in self.tasks],
             "values": self.values,
+            "dashboard": self.dashboard,
         }
 
     def _try_to_publish(self) -> None:

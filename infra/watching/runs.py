@@ -33,6 +33,7 @@ class RecordedRun(BaseModel):
     pid: int = 0
     config_digest: str = ""
     progress: list[Task] = []
+    dashboard: str | None = Field(default=None, pattern="^https?://")
     num_in: int = 0
     num_out: int = 0
     unit: str = ""

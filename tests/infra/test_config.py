@@ -6,7 +6,14 @@ from typing import Annotated
 import pytest
 from pydantic import ValidationError
 
-from infra.config import EXECUTION_ONLY, POSITIONAL, Place, Settings, StageConfig
+from infra.config import (
+    EXECUTION_ONLY,
+    POSITIONAL,
+    Place,
+    Settings,
+    StageConfig,
+    hide_password,
+)
 
 
 class Nested(Settings):
@@ -53,3 +60,28 @@ def test_only_marked_settings_are_positional() -> None:
 def test_a_place_is_named_so_that_any_worker_finds_it() -> None:
     assert Config(root="corpus").root == str(Path("corpus").absolute())
     assert Config(root="s3://bucket/corpus").root == "s3://bucket/corpus"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("ftp://me:hunter2@host/corpus", "ftp://***@host/corpus"),
+        ("ftp://me:hun@ter2@host/corpus", "ftp://***@host/corpus"),
+        ("https://:hunter2@host:8080", "https://***@host:8080"),
+        ("s3://AKIA2:hun/ter+2@bucket/corpus", "s3://***@bucket/corpus"),
+        ("'a://b:hunter2@c', 'd://e:hunter2@f'", "'a://***@c', 'd://***@f'"),
+    ],
+)
+def test_a_password_is_hidden(url: str, shown: str) -> None:
+    assert hide_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3://bucket/a@b", "http://host:8080/a@b", "http://[::1]:80/a@b", "sftp://me@host/a:b"),
+        *("zip://x.zip::s3://bucket/a@b", "zip://x::s3://bucket/a@b", "/home/me/a:b@c", "a@b:c"),
+    ],
+)
+def test_what_is_no_password_is_left_alone(url: str) -> None:
+    assert hide_password(url) == url

@@ -62,6 +62,25 @@ def test_the_page_stands_alone_and_shows_what_went_wrong(root: Path, tmp_path: P
     assert "src=" not in html
 
 
+def test_the_page_links_the_dashboard_that_the_cluster_told_of(tmp_path: Path) -> None:
+    home, page = tmp_path / "corpus", tmp_path / "runs.html"
+    run = Run("embed", str(home), StageConfig())
+    run.dashboard = "http://10.0.0.1:8265"
+    run.end(State.DONE, summary=Summary("embed", 5, 5))
+    assert carrara.run_command(["runs", str(home), "--output", str(page)]) == 0
+    assert '<a href="http://10.0.0.1:8265">' in page.read_text()
+
+
+@pytest.mark.parametrize("address", ["javascript:alert(1)", "10.0.0.1"])
+def test_a_record_with_another_kind_of_address_is_damaged(
+    root: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = next((root / "runs").glob("*-embed.json"))
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"dashboard": address}))
+    assert carrara.run_command(["runs", str(root)]) == 2
+    assert "damaged (dashboard" in capsys.readouterr().err
+
+
 def test_a_place_where_nothing_ran_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,8 @@
-"""The dashboard's questions, asked of a real Prometheus that scrapes a real run and a service."""
+"""The dashboard's questions, asked of a real Prometheus that scrapes runs and a service."""
 
 import json
 import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -16,11 +17,12 @@ from prometheus_client import start_http_server
 from infra.config import StageConfig
 from infra.progress import track
 from infra.summary import Summary
-from infra.watching.metrics import served
+from infra.watching.metrics import LINGER_S, served
 from infra.watching.run import Run, State, at_work
 from retrieval.serving.metrics import Metrics
 
-COMPOSE = Path(__file__).parents[3] / "infra" / "deploy" / "compose"
+ROOT = Path(__file__).parents[3]
+COMPOSE = ROOT / "infra" / "deploy" / "compose"
 DASHBOARD = json.loads((COMPOSE / "grafana" / "dashboards" / "carrara.json").read_text())
 
 
@@ -55,12 +57,32 @@ def test_every_panel_of_the_dashboard_has_an_answer(
     assert unanswered == {}
 
 
+def test_what_became_of_the_rows_is_told_to_prometheus_before_a_command_ends(
+    tmp_path: Path, free_ports: Callable[[int], list[int]], small_corpus: str
+) -> None:
+    run_port, port = free_ports(2)
+    command = [sys.executable, "carrara.py", "score", small_corpus, "--signals", "caption"]
+    command += ["--local", "--json", "--metrics", str(run_port)]
+    with prometheus(tmp_path, port, [run_port]):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        deadline, found = time.monotonic() + 10, list[Any]()
+        while not found and time.monotonic() < deadline:  # it keeps an answer a moment later
+            found = ask(port, "last_over_time(carrara_outcomes[1h])")
+            time.sleep(0.1)
+        at_work = ask(port, "last_over_time(carrara_up[1h])")
+    told = {one["metric"]["status"]: float(one["value"][1]) for one in found}
+    assert told == json.loads(done.stdout)["counts"]
+    assert [one["value"][1] for one in at_work] == ["0"]
+
+
 def test_compose_scrapes_commands_where_its_environment_has_them_serve() -> None:
     compose = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
     scraped = yaml.safe_load((COMPOSE / "prometheus.yaml").read_text())["scrape_configs"]
-    (targets,) = (job["static_configs"] for job in scraped if job["job_name"] == "commands")
+    (commands,) = (job for job in scraped if job["job_name"] == "commands")
     port = compose["services"]["head"]["environment"]["CARRARA_METRICS"].rpartition(":")[2]
-    assert targets == [{"targets": [f"head:{port}"]}]
+    assert commands["static_configs"] == [{"targets": [f"head:{port}"]}]
+    assert float(commands["scrape_interval"].removesuffix("s")) < LINGER_S
 
 
 def questions() -> Iterator[tuple[str, str]]:

@@ -1,15 +1,20 @@
 """Prometheus's view of a command, scraped from a real port and read by its own parser."""
 
 import socket
+import threading
+import time
 import urllib.request
+from contextlib import suppress
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import carrara
 from infra.config import StageConfig
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from infra.progress import track
 from infra.summary import Summary
+from infra.watching import metrics
 from infra.watching.metrics import served
 from infra.watching.run import Run, State, at_work
 
@@ -80,3 +85,67 @@ def test_a_port_in_use_is_named() -> None:
             served(Run("score", None, StageConfig()), str(port)),
         ):
             pass
+
+
+def test_a_command_that_is_done_answers_until_it_was_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "LINGER_S", 3600.0)
+    run, port = Run("score", None, StageConfig()), free_port()
+    found: list[float] = []
+
+    def ask_afterwards() -> None:
+        is_over.wait()
+        found.extend(scrape(port)["carrara_outcomes"].values())
+
+    is_over, asking = threading.Event(), threading.Thread(target=ask_afterwards)
+    asking.start()
+    with served(run, str(port)), at_work(run):
+        scrape(port)  # before the end: not the answer that is waited for
+        run.end(State.DONE, summary=Summary("score", 10, 9, counts={"http 404": 1}))
+        is_over.set()
+    asking.join()
+    assert found == [1]
+
+
+def test_an_unfinished_command_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "LINGER_S", 3600.0)
+    with pytest.raises(InputError), served(Run("score", None, StageConfig()), str(free_port())):
+        raise InputError("no")
+
+
+def test_a_taken_port_is_done_without_where_the_environment_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small_corpus: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("CARRARA_METRICS", address)
+        assert carrara.run_command(["verify", small_corpus]) == 0
+        warnings = capsys.readouterr().err.splitlines()
+        assert carrara.run_command(["verify", small_corpus, "--metrics", address]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+    (warning,) = [line for line in warnings if line.startswith("carrara: ")]
+    assert f"CARRARA_METRICS={address}: can't listen there" in warning
+    assert f"--metrics {address}: can't listen there" in error
+
+
+def test_the_environment_s_port_is_served(
+    monkeypatch: pytest.MonkeyPatch, small_corpus: str
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("CARRARA_METRICS", str(port))
+    monkeypatch.setattr(metrics, "LINGER_S", 3600.0)
+    code: list[int] = []
+    command = threading.Thread(
+        target=lambda: code.append(carrara.run_command(["verify", small_corpus]))
+    )
+    command.start()
+    deadline = time.monotonic() + 60
+    while command.is_alive() and time.monotonic() < deadline:
+        with suppress(OSError):
+            scrape(port)
+        time.sleep(0.1)
+    command.join(timeout=1)
+    assert code == [0]
