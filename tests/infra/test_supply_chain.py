@@ -1,9 +1,13 @@
 """Data is never code, and what is installed is what was locked."""
 
 import ast
+import json
 import re
+import subprocess
+import sysconfig
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -43,21 +47,82 @@ def wrong_calls(code: str) -> Iterator[str]:
                 yield f"line {node.lineno}: {name}"
 
 
-def test_all_that_is_asked_for_is_locked_with_hashes_and_pinned_without() -> None:
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    entries = re.findall(r"^(\S+==\S+)( ;.*?)? \\\n((?: {4}--hash=.*\n)+)", lock, re.MULTILINE)
+def locked(file: Path) -> dict[str, tuple[str, str, set[str]]]:
+    """Version, marker and sha256 digests by name; every line is an entry's."""
+    lock = file.read_text(encoding="utf-8")
+    assert "://" not in lock  # no address of an index
+    entries = re.findall(
+        r"^(\S+)==(\S+)( ;.*)? \\\n((?: {4}--hash=sha256:.*\n)+)", lock, re.MULTILINE
+    )
     assert len(entries) == len(re.findall(r"^\S", lock, re.MULTILINE))
+    return {
+        name: (version, marker, set(re.findall(r"sha256:(\w{64})\b", hashes)))
+        for name, version, marker, hashes in entries
+    }
+
+
+def test_all_that_is_asked_for_is_locked_with_hashes_and_pinned_without() -> None:
+    entries = locked(ROOT / "requirements.lock")
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()[1:]
-    assert pinned == [f"{name}{marker}" for name, marker, _ in entries]
+    assert pinned == [
+        f"{name}=={version}{marker}" for name, (version, marker, _) in entries.items()
+    ]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"].values()
     asked = [Requirement(line) for lines in (project["dependencies"], *extras) for line in lines]
-    versions = dict(entry.split("==") for entry, _, _ in entries)
     for requirement in asked:
         name = canonicalize_name(requirement.name)
         if name != "carrara":
-            assert versions[name] in requirement.specifier, requirement
-    assert "://" not in lock  # no address of an index
+            assert entries[name][0] in requirement.specifier, requirement
+
+
+def test_the_image_is_given_what_runs_by_the_same_hashes() -> None:
+    entries = locked(ROOT / "requirements.lock")
+    of_image = locked(ROOT / "infra" / "deploy" / "docker" / "requirements.lock")
+    for name, (version, _, hashes) in of_image.items():
+        assert (version, hashes) == (entries[name][0], entries[name][2]), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    asked += project["project"]["optional-dependencies"]["rayserve"]
+    assert needed(asked) <= set(of_image)
+    assert set(of_image).isdisjoint({"pytest", "mypy", "mkdocs", "playwright", "nudenet"})
+
+
+def needed(asked: Iterable[str]) -> set[str]:
+    """Names of what is asked for and of all that it asks for in turn, on this machine."""
+    seen = set[tuple[str, str]]()
+    waiting = [(Requirement(line), "") for line in asked]
+    while waiting:
+        requirement, by = waiting.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": by}):
+            continue
+        name = canonicalize_name(requirement.name)
+        for extra in {"", *requirement.extras} - {extra for found, extra in seen if found == name}:
+            seen.add((name, extra))
+            waiting += [(Requirement(line), extra) for line in requires(name) or ()]
+    return {name for name, _ in seen}
+
+
+def test_the_bill_of_materials_lists_what_is_locked(tmp_path: Path) -> None:
+    bill = tmp_path / "sbom.json"
+    tool = Path(sysconfig.get_path("scripts")) / "cyclonedx-py"
+    options = ["--pyproject", "pyproject.toml", "--output-file", str(bill), "requirements.lock"]
+    subprocess.run([tool, "requirements", *options], cwd=ROOT, check=True, capture_output=True)
+    told = json.loads(bill.read_text(encoding="utf-8"))
+    assert told["metadata"]["component"]["name"] == "carrara"
+    found = {
+        component["name"]: (
+            component["version"],
+            {
+                digest["content"]
+                for source in component["externalReferences"]
+                for digest in source.get("hashes", ())
+            },
+        )
+        for component in told["components"]
+    }
+    entries = locked(ROOT / "requirements.lock").items()
+    assert found == {name: (version, hashes) for name, (version, _, hashes) in entries}
 
 
 def test_nothing_that_is_read_is_run_or_unpacked_to_disk() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +22,37 @@ def test_hadolint_finds_nothing_in_the_dockerfile(deploy: Path, run_tool: Tool) 
 
 def test_every_target_ends_as_a_user_and_installs_what_is_pinned(deploy: Path) -> None:
     text = (deploy / "docker" / "Dockerfile").read_text()
-    targets = re.split(r"^FROM ", text, flags=re.MULTILINE)[2:]
     assert re.findall(r"^FROM base AS (\w+)", text, re.MULTILINE) == ["cpu", "cuda"]
-    for target in targets:
+    for target in re.split(r"^FROM ", text, flags=re.MULTILINE)[2:]:
         assert re.findall(r"^USER (.*)", target, re.MULTILINE) == ["1000:1000"]
-        installs = re.findall(r"pip install .*", target)
-        assert installs
-        assert all("--constraint constraints.txt" in line for line in installs)
+    joined = re.sub(r"\\\n *", "", text)
+    installs = Counter(re.findall(r"pip install (.*)", joined))
+    by_hash = "--require-hashes --no-deps --requirement"
+    by_version = "--constraint constraints.txt"
+    torch = r'${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch torchvision'
+    assert installs == {
+        f"{by_hash} rest.lock": 1,
+        f"{by_hash} torch.lock": 1,
+        f"{by_version} {torch}": 1,
+        f"{by_version} ${{EXTRA_PACKAGES}}": 2,
+        "--no-deps --no-build-isolation .": 2,
+    }
+
+
+def test_the_lock_is_parted_into_torch_with_its_libraries_and_the_rest(
+    deploy: Path, tmp_path: Path
+) -> None:
+    (program,) = re.findall(
+        r"awk '([^']*)' requirements.lock", (deploy / "docker" / "Dockerfile").read_text()
+    )
+    lock = deploy / "docker" / "requirements.lock"
+    subprocess.run(["awk", program.replace("\\\n", " "), lock], cwd=tmp_path, check=True)
+    torchs, rest = ((tmp_path / name).read_text() for name in ("torch.lock", "rest.lock"))
+    assert sorted((torchs + rest).splitlines()) == sorted(lock.read_text().splitlines())
+    names = set(re.findall(r"^([^ =]+)==", torchs, re.MULTILINE))
+    assert {"torch", "torchvision", "triton", "cuda-bindings", "nvidia-nccl-cu13"} <= names
+    assert not re.findall(r"^(?:torch==|nvidia|cuda)", rest, re.MULTILINE)
+    assert re.findall(r"^(ray|numpy|hatchling)==", rest, re.MULTILINE)
 
 
 def test_the_build_sees_what_the_wheel_takes_and_no_more(deploy: Path) -> None:
@@ -98,3 +123,18 @@ def test_shell_scripts_and_commands_are_sound(deploy: Path, run_tool: Tool, tmp_
         scripts.append(script)
     found = run_tool("shellcheck", *scripts)
     assert found.returncode == 0, found.stdout
+
+
+def test_volumes_are_mounted_where_the_image_s_user_may_write(deploy: Path) -> None:
+    compose = yaml.safe_load((deploy / "compose" / "compose.yaml").read_text())
+    dockerfile = (deploy / "docker" / "Dockerfile").read_text()
+    made = re.findall(r"install --directory --owner=1000 --group=1000 (.*)", dockerfile)
+    mounted = [
+        volume.split(":")[1]
+        for service in compose["services"].values()
+        if service["image"].startswith("carrara:")
+        for volume in service.get("volumes", [])
+        if volume.split(":")[0] in compose["volumes"]
+    ]
+    assert mounted == ["/tmp/ray"]
+    assert set(mounted) <= {folder for line in made for folder in line.split()}

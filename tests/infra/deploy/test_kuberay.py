@@ -63,6 +63,17 @@ def test_a_job_runs_commands_that_there_are(deploy: Path, name: str) -> None:
         assert workers is None or workers.num_workers
 
 
+@pytest.mark.parametrize("name", ["rayjob-build", "rayjob-embed", "rayjob-train"])
+def test_what_works_in_the_driver_does_so_on_a_worker(deploy: Path, name: str) -> None:
+    spec = _read(deploy, name)["spec"]
+    stages = {shlex.split(command)[1] for command in spec["entrypoint"].split("&&")}
+    assert ("entrypointNumCpus" in spec) == bool(stages & {"index", "select", "pack"})
+    (workers, _) = _read(deploy, "raycluster")["spec"]["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    cpus = int(container["resources"]["limits"]["cpu"])
+    assert 0 < spec.get("entrypointNumCpus", 1) <= cpus
+
+
 def test_jobs_choose_the_cluster_that_is_described_beside_them(deploy: Path) -> None:
     cluster = _read(deploy, "raycluster")["metadata"]["name"]
     for name in NAMES[1:4]:
