@@ -52,6 +52,19 @@ def test_every_setting_that_a_page_names_exists(page: Path) -> None:
         assert given <= known, f"{page.name}: carrara {stage}: {given - known}"
 
 
+def test_a_command_for_a_cluster_says_how_many_workers() -> None:
+    """One that starts with none has nothing that their number could be taken from."""
+    found = []
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for stage, words in re.findall(r"infra/submit\.sh ([a-z-]+) (.*)", text):
+            fields = importlib.import_module(carrara.STAGES[stage].module).Config.model_fields
+            if "workers" in fields and stage != "doctor":  # which looks at the nodes there are
+                found.append((page.name, stage, "--workers.num-workers" in words))
+    assert len(found) > 6
+    assert [command for command in found if not command[2]] == []
+
+
 def test_the_site_is_built_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
     build = [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--quiet", "--strict"]
     done = subprocess.run(
