@@ -43,6 +43,7 @@ class CarraraPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
     ) -> Any:
         """`options` go to Carrara's `draw`, where `sampler` names one; `output_type` is "pil", "np"
         ([n, H, W, 3] in 0..1) or "pt" ([n, 3, H, W] in -1..1)."""
+        self._check_is_given(sampler, options)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         captions = [one for one in prompts for _ in range(num_images_per_prompt)]
         if sampler is None:
@@ -72,3 +73,12 @@ class CarraraPipeline(DiffusionPipeline):  # type: ignore[misc, unused-ignore]
             pixels = (images * 255).round().astype(np.uint8)
             images = [Image.fromarray(picture) for picture in pixels]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _check_is_given(self, sampler: str | None, options: dict[str, Any]) -> None:
+        """What a super-resolution stage enlarges: none of diffusers' schedulers takes it along."""
+        side = self.network.settings.space.upscale_from
+        if side is not None and (sampler is None or options.get("small") is None):
+            raise ValueError(
+                f"this model enlarges pictures of {side} pixels: expected sampler= one of "
+                f"Carrara's, and small= the pictures, [n, 3, {side}, {side}] in -1..1"
+            )

@@ -9,10 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from infra.cluster import Workers
-from pipeline.corpus import Manifest
-from retrieval.embed import Config as EmbedConfig
-from retrieval.embed import run as embed
 from retrieval.index import Config as IndexConfig
 from retrieval.index import run as index
 from training.config import Config, WatchConfig
@@ -27,7 +23,6 @@ from training.watching.held_out_loss import loss_by_timestep
 from training.watching.looks import read_held_out
 from training.watching.nearest import EmbeddingsFinder, IndexFinder, open_finder
 
-LOCAL = Workers(local=True)
 WATCH = WatchConfig(
     held_out_every=4,
     held_out_pictures=20,
@@ -100,24 +95,6 @@ def test_network_that_says_nothing_loses_all_the_noise_at_every_timestep(watched
     found = loss_by_timestep(model, read_examples(watched, False, 5), 60)
     assert found.loss == pytest.approx(1, abs=0.02)
     assert found.loss_by_t == pytest.approx([1] * 10, abs=0.1)
-
-
-@pytest.fixture(scope="module")
-def searchable(
-    tmp_path_factory: pytest.TempPathFactory,
-    make_corpus: Callable[..., Manifest],
-    tiny_text_encoder: str,
-) -> str:
-    root = str(tmp_path_factory.mktemp("searchable"))
-    make_corpus(root)
-    embed(EmbedConfig(root=root, encoder=tiny_text_encoder, workers=LOCAL, device="cpu"))
-    return root
-
-
-@pytest.fixture(scope="module")
-def example(searchable: str, config_of: Callable[..., Config]) -> Example:
-    config = config_of("unused", root=searchable, image_size=64, held_out=0.0)
-    return read_examples(config, False, 4)[3]
 
 
 def test_training_picture_drawn_by_heart_is_called_a_copy(
