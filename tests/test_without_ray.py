@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[1]
 
 CARRY_OUT = """
 import sys, carrara
-root, packed = sys.argv[1:]
-encoder = ["--encoder", "Carrara-S/emoji_clipart"]
+root, packed, run = sys.argv[1:]
+encoder, quick = ["--encoder", "Carrara-S/emoji_clipart"], ["--num-steps", "2"]
 commands = [
     ["embed", root, *encoder, "--local"],
     ["index", root, *encoder],
@@ -21,6 +21,11 @@ commands = [
     ["verify", root],
     ["runs", root],
     ["plan", "--pairs", "1e6"],
+    ["train", root, run, *encoder, "--config", "tests/tiny.toml", "--workers.local"],
+    ["sample", run, "a cat", "--output", f"{run}/cat.png", *quick],
+    ["sample", run, "a cat", "--layout", "files", "--output", f"{run}/cats", "--local", *quick],
+    ["evaluate", run, root, "--num-images", "8", "--num-bootstraps", "20", "--local", *quick],
+    ["export", run, f"{run}-exported"],
 ]
 for argv in commands:
     assert carrara.run_command(argv) == 0, argv
@@ -29,6 +34,7 @@ for argv in commands:
 
 
 def test_one_process_serves_without_ray(small_corpus: str, tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", CARRY_OUT, small_corpus, str(tmp_path / "packed")]
+    places = [small_corpus, str(tmp_path / "packed"), str(tmp_path / "run")]
+    argv = [sys.executable, "-c", CARRY_OUT, *places]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

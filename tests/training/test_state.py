@@ -1,5 +1,6 @@
 """The fused optimizer goes by memory: weights, gradients and moments must lie there alike."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +22,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+@pytest.fixture(params=NETWORKS)
 def trainer(
     request: pytest.FixtureRequest,
     tiny_config: Callable[..., Config],
     record_of: Callable[[Config], RunRecord],
 ) -> loop.Trainer:
-    config = tiny_config(learning_rate=1e-2, warmup_steps=0, **request.param)
+    config = tiny_config(learning_rate=1e-2, warmup_steps=0, **NETWORKS[request.param])
     trainer = loop.Trainer(record_of(config), Worker.current())
     trainer.resume()
     return trainer
@@ -82,8 +83,6 @@ def test_fused_steps_are_those_of_the_plain_loop(trainer: loop.Trainer) -> None:
 
 def plain_copy(model: torch.nn.Module) -> torch.nn.Module:
     """In the usual order of memory, where nothing can be mistaken for another place."""
-    import copy
-
     return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
 
 
@@ -95,4 +94,4 @@ def test_fused_steps_are_wrong_where_gradients_lie_otherwise() -> None:
         weight.grad = gradient.clone()  # contiguous, as no backward pass of ours leaves it
         optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0, fused=fused)
         optimizer.step()
-    assert not torch.allclose(*weights)
+    assert not torch.allclose(weights[0], weights[1])
