@@ -15,7 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from infra import storage
-from infra.checks.finding import Finding, Subject, broken, ok, warning
+from infra.checks.finding import Finding, Subject, broken, ok, skipped, warning
 from infra.errors import StorageError
 
 PART_BYTES = 5 << 20
@@ -38,7 +38,8 @@ class _PromiseError(Exception):
 
 def check(subject: Subject) -> Iterator[Finding]:
     if subject.root is None:
-        yield ok("storage", "not looked at: name a folder or bucket, as in `carrara doctor s3://b`")
+        advice = "name a folder or bucket, as in `carrara doctor s3://b`"
+        yield skipped("storage", "not looked at", advice)
         return
     folder = storage.join(subject.root, f".carrara-doctor-{uuid.uuid4().hex[:8]}")
     try:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "warning", "broken"]
+State = Literal["ok", "warning", "broken", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Finding:
     state: State
     found: str
     advice: str = ""
-    """Never empty where something is wrong."""
+    """Never empty where something is wrong, or was not looked at."""
 
     def __post_init__(self) -> None:
         assert self.advice or self.state == "ok", self
@@ -44,3 +44,7 @@ def warning(check: str, found: str, advice: str) -> Finding:
 
 def broken(check: str, found: str, advice: str) -> Finding:
     return Finding(check, "broken", found, advice)
+
+
+def skipped(check: str, found: str, advice: str) -> Finding:
+    return Finding(check, "skipped", found, advice)

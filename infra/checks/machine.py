@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from infra.checks import container
 from infra.checks.finding import Finding, Subject, broken, ok, warning
 
 GB = 10**9
@@ -20,7 +21,6 @@ LOW_SHM_SHARE = 0.3
 """Ray's object store takes that share of the memory, from /dev/shm where it fits there."""
 LOW_OPEN_FILES = 4096
 """A download has 64 connections a worker open, Ray some hundreds of its own."""
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def check(_subject: Subject) -> Iterator[Finding]:
@@ -34,10 +34,13 @@ def check(_subject: Subject) -> Iterator[Finding]:
 
 
 def _cpu() -> Finding:
-    num = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    has_affinity = hasattr(os, "sched_getaffinity")
+    there = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    num = min(there, container.num_cores() or there)
     busy = os.getloadavg()[0]
-    found = f"{num} cores, {busy:.1f} busy over the last minute"
-    if num and busy > 2 * num:
+    share = "" if num == there else f" for this container, of {there}"
+    found = f"{num:g} cores{share}, {busy:.1f} busy over the last minute"
+    if busy > 2 * there:
         return warning("cpu", found, "other work runs here: everything takes as many times longer")
     return ok("cpu", found)
 
@@ -52,18 +55,16 @@ def _memory() -> Finding:
 
 
 def _memory_bytes() -> tuple[int, int]:
-    """Total and available, within the container's limit where there is one."""
+    """Total and available, of the machine or of the container, where that has less."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = available = os.sysconf("SC_PHYS_PAGES") * page
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024
-    for name in CGROUP_LIMITS:
-        limit = Path(name).read_text().strip() if Path(name).exists() else "max"
-        if limit.isdecimal() and int(limit) < total:
-            total = int(limit)
-            available = min(available, total)
+    limit = container.memory_bytes()
+    if limit is not None and limit[0] < total:
+        total, available = limit[0], min(available, limit[1])
     return total, available
 
 

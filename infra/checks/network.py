@@ -3,6 +3,7 @@
 A laptop without a network is no fault: downloads won't work, all else does.
 """
 
+import http.client
 import socket
 import time
 import urllib.error
@@ -23,9 +24,11 @@ DNS_TIMEOUT_S = 10.0
 LOW_NAMES_A_S = 20.0
 """A worker's 64 connections ask for about this many new hosts a second (docs/download.md)."""
 EGRESS_TIMEOUT_S = 10.0
+LEAST_BYTES = 1 << 20
 LARGE_BYTES = 32 << 20
 """Of --egress-url no more is read."""
 NO_NETWORK = "nothing to do unless you download: then connect, or set HTTPS_PROXY"
+IN_ITS_PLACE = "something answers in its place: a proxy, or a network that asks for a login first"
 LOW_BYTES_A_S = 1e6
 CLOCK_OFF_S, CLOCK_BROKEN_S = 30.0, 900.0
 """Object stores refuse requests signed with a clock that is 15 minutes off."""
@@ -73,22 +76,29 @@ def _egress(url: str) -> Iterator[Finding]:
             answered_s = time.perf_counter() - start
             date = answer.headers.get("Date")
             num_bytes = _read(answer.read, start + EGRESS_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        advice = "the way out is there, its rate was not measured: --egress-url of another file"
+        yield warning("egress", f"{url}: answered {error.code} {error.reason}", advice)
+        return
+    except http.client.HTTPException as error:
+        yield warning("egress", f"{url}: {type(error).__name__} {error}", IN_ITS_PLACE)
+        return
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
         yield warning("egress", f"{url}: {reason}", NO_NETWORK)
         return
     rate = num_bytes / (time.perf_counter() - start)
     found = f"{url}: answered in {answered_s * 1e3:.0f} ms"
-    if num_bytes < 1 << 20:
-        told = f"{found}; --egress-url with a file of some MB measures the rate too"
-        yield ok("egress", told)
+    if num_bytes < LEAST_BYTES:
+        told = f"{found}; {num_bytes:,} bytes are too few to tell a rate by: --egress-url of a file"
+        yield ok("egress", f"{told} of some MB")
     elif rate < LOW_BYTES_A_S:
         advice = "downloads will be bound by this line: use a machine with a better one"
         yield warning("egress", f"{found}, {rate / 1e6:.1f} MB/s", advice)
     else:
         yield ok("egress", f"{found}, {rate / 1e6:.1f} MB/s")
     if date:
-        yield _clock(parsedate_to_datetime(date).timestamp())
+        yield _clock(date)
 
 
 def _read(read: object, deadline: float) -> int:
@@ -102,7 +112,11 @@ def _read(read: object, deadline: float) -> int:
     return num_bytes
 
 
-def _clock(theirs: float) -> Finding:
+def _clock(date: str) -> Finding:
+    try:
+        theirs = parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return warning("clock", f"not held against the server's, which says {date!r}", IN_ITS_PLACE)
     off_s = abs(time.time() - theirs)
     found = f"{off_s:.0f} s from the server's"
     if off_s > CLOCK_BROKEN_S:

@@ -67,4 +67,5 @@ def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
 
 def test_without_a_place_nothing_is_tried() -> None:
     (only,) = check(subject(None))
-    assert only.state == "ok"
+    assert (only.state, only.found) == ("skipped", "not looked at")
+    assert "carrara doctor" in only.advice

@@ -14,11 +14,19 @@ from infra.checks.finding import Finding, Subject
 
 class Handler(BaseHTTPRequestHandler):
     ahead_s = 0.0
+    size_bytes = 4 << 20
 
     def do_GET(self) -> None:
-        body = bytes(4 << 20)
+        if self.path == "/no-http":
+            self.wfile.write(b"<html>please log in</html>\n")
+            return
+        if self.path == "/forbidden":
+            self.send_error(403)
+            return
+        date = formatdate(time.time() + self.ahead_s, usegmt=True)
+        body = bytes(self.size_bytes)
         self.send_response_only(200)
-        self.send_header("Date", formatdate(time.time() + self.ahead_s, usegmt=True))
+        self.send_header("Date", "soon" if self.path == "/no-date" else date)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -62,3 +70,23 @@ def test_a_laptop_without_a_network_is_warned_not_broken(
         "dns": "warning",
         "egress": "warning",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "check", "told"),
+    [
+        ("no-http", "egress", "BadStatusLine <html>please log in"),
+        ("forbidden", "egress", "answered 403 Forbidden"),
+        ("no-date", "clock", "which says 'soon'"),
+    ],
+)
+def test_an_odd_answer_is_a_finding(url: str, path: str, check: str, told: str) -> None:
+    found = findings(url + path)[check]
+    assert found.state == "warning"
+    assert told in found.found
+
+
+def test_where_no_rate_can_be_told_it_says_why(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "size_bytes", 1000)
+    found = findings(url)["egress"].found
+    assert "1,000 bytes are too few to tell a rate by: --egress-url" in found
