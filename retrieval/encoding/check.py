@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from infra.checks.finding import Finding, Subject, broken, ok
 from infra.errors import CarraraError
 
+OTHERWISE = "fetch its weights again, or name another --encoder"
+
 
 def check(subject: Subject) -> Iterator[Finding]:
     import numpy as np
@@ -19,7 +21,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         encoder = load_encoder(subject.encoder, device)
     except CarraraError as error:
         what, _, advice = str(error).partition("; ")
-        yield broken("encoder", what, advice)
+        yield broken("encoder", what, advice or OTHERWISE)
         return
     rows = encoder.encode_texts(["a cat", "a dog"])
     norms = np.linalg.norm(rows, axis=1)
