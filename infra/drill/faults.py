@@ -1,13 +1,20 @@
 """What befalls machines, and what then is done for them, as a cluster's keepers would."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event, Thread
 
 from infra.drill.machines import Machine
 
 REPLACED_AFTER_S = 5.0
 CUT_FOR_S = 30.0
 """Longer than it takes until a silent machine is held for lost."""
+FULL_FOR_S = 30.0
+"""Until somebody makes room."""
+
+NO_WORKERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+"""What every node of Ray's has, whether it works or not."""
 
 
 @dataclass(frozen=True)
@@ -16,12 +23,37 @@ class Fault:
     strikes_head: bool
     begin: Callable[[Machine], None]
     end: Callable[[Machine], None]
-    lasts_s: float | None
-    """None: until the job's end."""
+    lasts_s: float
+    """Or until the job's end, if that comes before."""
+    needs_its_user: bool = False
+    """A command that it ends is given again once it is over, by whoever ended it."""
 
-    def victim(self, machines: Sequence[Machine]) -> Machine:
-        """A machine that is at work."""
-        return machines[0] if self.strikes_head else _at_work(machines)
+    def victim(self, machines: Sequence[Machine], job: str, idle: set[int]) -> Machine | None:
+        """A machine that is at work on this job: one with workers that are not among the `idle`
+        ones, else the head where its command runs. None: the job is over."""
+        head, *others = machines
+        for machine in () if self.strikes_head else others:
+            if workers(machine) - idle:
+                return machine
+        return head if _drives(head, job) else None
+
+    @contextmanager
+    def befalls(self, machine: Machine) -> Iterator[None]:
+        """From now on, until its time or the `with` is over."""
+        is_over = Event()
+
+        def end() -> None:
+            is_over.wait(self.lasts_s)
+            self.end(machine)
+
+        self.begin(machine)
+        keeper = Thread(target=end, name=f"after {self.name}")
+        keeper.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            keeper.join()
 
 
 FAULTS = {
@@ -30,17 +62,19 @@ FAULTS = {
         Fault("node killed", False, Machine.lose_power, Machine.turn_on, REPLACED_AFTER_S),
         Fault("node cut off", False, Machine.pull_cable, Machine.put_cable_back, CUT_FOR_S),
         Fault("head restarted", True, Machine.lose_power, Machine.turn_on, REPLACED_AFTER_S),
-        Fault("disk filled", False, Machine.fill_disk, Machine.free_disk, None),
+        Fault("disk filled", False, Machine.fill_disk, Machine.free_disk, FULL_FOR_S, True),
     )
 }
 
 
-def _at_work(machines: Sequence[Machine]) -> Machine:
-    """One that is not the head; the head itself, where all of the work is done there."""
-    head, *others = machines
-    return next((machine for machine in others if _has_workers(machine)), head)
+def workers(machine: Machine) -> set[int]:
+    """Processes on it in which Ray computes for somebody."""
+    return {
+        process
+        for process, line in machine.processes().items()
+        if line.startswith("ray::") and not line.startswith(NO_WORKERS)
+    }
 
 
-def _has_workers(machine: Machine) -> bool:
-    names = machine.processes().values()
-    return any(name.startswith("ray::") and "IDLE" not in name for name in names)
+def _drives(machine: Machine, job: str) -> bool:
+    return any(f"carrara.py {job}" in line for line in machine.processes().values())

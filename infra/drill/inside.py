@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infra.drill.faults import FAULTS, Fault
+from infra.drill.faults import FAULTS, workers
 from infra.drill.jobs import JOBS, PICTURES_PORT, Place, lay_out
 from infra.drill.machines import (
     DASHBOARD_PORT,
@@ -43,8 +43,6 @@ START_TIMEOUT_S = 120.0
 BACK_TIMEOUT_S = 90.0
 """Of all machines after a fault; then they are switched off and on."""
 JOB_TIMEOUT_S = 240.0
-INTO_IT_S = 1.0
-"""How far into a job that shows nothing before its end it is struck."""
 POLL_EVERY_S = 0.1
 
 
@@ -194,58 +192,44 @@ class _Rehearsal:
 
     def _job(self, place: Place, job: str, fault: str, undisturbed: Place | None) -> Outcome:
         start = time.monotonic()
-        limit_s = self.budget.of(JOB_TIMEOUT_S)
-        log = self.folder / f"{place.name}-{job}-{fault.replace(' ', '-')}.log"
-        submission = Submission(place.command(job), _dashboard(self.machines), log)
+        deadline = start + self.budget.of(JOB_TIMEOUT_S)
+        idle = set[int]().union(*map(workers, self.machines))
+        submission = self._submit(place, job, fault)
         victim = None
-        if fault != "none" and self._is_under_way(submission, place, job, start + limit_s):
-            victim = FAULTS[fault].victim(self.machines)
+        if fault != "none" and _is_under_way(submission, place, job, deadline):
+            victim = FAULTS[fault].victim(self.machines, job, idle)
+        if victim is not None:
             tell(f"{job}, {fault}: {victim.name} is struck {time.monotonic() - start:.1f} s in")
-        with _struck(FAULTS.get(fault), victim):
-            exit_code = submission.wait(max(0.0, start + limit_s - time.monotonic()))
+        with nullcontext() if victim is None else FAULTS[fault].befalls(victim):
+            exit_code = submission.wait(max(0.0, deadline - time.monotonic()))
+        num_tries, by_its_user = submission.num_tries, ""
+        if exit_code and victim is not None and FAULTS[fault].needs_its_user:
+            tell(f"{job}, {fault}: ended with exit code {exit_code}, is given again")
+            submission = self._submit(place, job, f"{fault}-again")
+            exit_code = submission.wait(self.budget.of(JOB_TIMEOUT_S))
+            num_tries += submission.num_tries
+            by_its_user = ", given again by its user"
         seconds = time.monotonic() - start
         same, outcome = _judged(place, job, exit_code, undisturbed, is_struck=victim is not None)
+        outcome += by_its_user
         if exit_code is None:
             outcome = f"not done after {seconds:.0f} s"
         tell(f"{job}, {fault}: {seconds:.1f} s: {outcome}")
         name = victim.name if victim else ""
-        num_tries = submission.num_tries
         return Outcome(job, fault, name, exit_code, num_tries, round(seconds, 1), same, outcome)
 
-    def _is_under_way(
-        self, submission: Submission, place: Place, job: str, deadline: float
-    ) -> bool:
-        """Waits for it; False where it ended first, or in time did not begin."""
-        seen_at = None
-        while submission.is_running and time.monotonic() < deadline:
-            is_under_way = place.is_under_way(job)
-            if is_under_way:
-                return True
-            if is_under_way is None:
-                lines = self.machines[0].processes().values()
-                if seen_at is None and any(f"carrara.py {job}" in line for line in lines):
-                    seen_at = time.monotonic()
-                if seen_at is not None and time.monotonic() - seen_at > INTO_IT_S:
-                    return True
-            time.sleep(POLL_EVERY_S)
-        return False
+    def _submit(self, place: Place, job: str, name: str) -> Submission:
+        log = self.folder / f"{place.name}-{job}-{name.replace(' ', '-')}.log"
+        return Submission(place.command(job), _dashboard(self.machines), log)
 
 
-@contextmanager
-def _struck(fault: Fault | None, victim: Machine | None) -> Iterator[None]:
-    """The fault befalls it now, and is over when its time is, at the end of the `with` at last."""
-    if fault is None or victim is None:
-        yield
-        return
-    fault.begin(victim)
-    if fault.lasts_s is None:
-        yield
-        fault.end(victim)
-        return
-    timer = threading.Timer(fault.lasts_s, fault.end, [victim])
-    timer.start()
-    yield
-    timer.join()
+def _is_under_way(submission: Submission, place: Place, job: str, deadline: float) -> bool:
+    """Waits for it; False where it ended first, or in time did not begin."""
+    while submission.is_running and time.monotonic() < deadline:
+        if place.is_under_way(job):
+            return True
+        time.sleep(POLL_EVERY_S)
+    return False
 
 
 def _judged(

@@ -44,7 +44,7 @@ num_res_blocks = 1
 num_heads = 1
 
 [sample]
-num_steps = 100
+num_steps = 400
 """
 
 HOLDS_TIMES = ("_stats.json", "index.json", "metrics.jsonl", "events.jsonl")
@@ -80,8 +80,9 @@ class Place:
         }[job]
         return [job, *arguments, "--config", storage.join(self.bucket, "drill.toml")]
 
-    def is_under_way(self, job: str) -> bool | None:
-        """Has it finished a part of its work? None: its output shows nothing before the end."""
+    def is_under_way(self, job: str) -> bool:
+        """Has it finished a part of its work? Of what shows nothing before its end: does its record
+        say that the work has begun?"""
         if job == "download":
             return bool(storage.list_names(storage.join(self.root, "download", "done")))
         if job == "embed":
@@ -90,7 +91,8 @@ class Place:
         if job == "train":
             files = storage.list_files(storage.join(self.run, "checkpoints"))
             return any(file.endswith("checkpoint.json") for file in files)
-        return None
+        records = storage.join(self.root if job == "index" else self.run, "runs")
+        return any(name.endswith(f"-{job}.json") for name in storage.list_names(records))
 
     def digests(self, job: str) -> dict[str, str]:
         """sha256 of the files that are this job's own, by name."""
