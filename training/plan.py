@@ -9,13 +9,14 @@ Writes  the rates, with --calibrate
     carrara plan ROOT --run RUN --achieved --rates rates.toml
 """
 
+import uuid
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from infra import storage
 from infra.config import POSITIONAL, Place, StageConfig
-from infra.errors import ConfigError
+from infra.errors import ConfigError, ConflictError
 from infra.planning.failures import LINK_ROT_PER_MONTH
 from infra.planning.fleet import read_fleet, this_machine
 from infra.planning.rates import Rates, read_rates
@@ -36,6 +37,8 @@ class Config(StageConfig):
     """Rates that were measured (TOML); none: defaults, with their sources in docs/plan.md."""
     calibrate: bool = False
     """Measure them here, in under a minute, and write them to `rates`."""
+    overwrite: bool = False
+    """With calibrate: replace the rates that are there."""
 
     pairs: float | None = Field(default=None, ge=1)
     """Pairs of URL and caption to begin with, such as 5.85e9."""
@@ -79,8 +82,8 @@ NOTHING_SAID = Config()
 
 def run(config: Config = NOTHING_SAID) -> Summary:
     with Stopwatch() as watch:
-        rates = _rates(config)
         fleet = this_machine() if config.cluster is None else read_fleet(config.cluster)
+        rates = _rates(config)
         if config.achieved:
             from training.planning.achieved import compared
 
@@ -103,6 +106,7 @@ def _rates(config: Config) -> Rates:
         return Rates() if config.rates is None else read_rates(config.rates)
     if config.rates is None:
         raise ConfigError("--calibrate without --rates: say what file the rates are written to")
+    _check_place(config.rates, overwrite=config.overwrite)
     import tomli_w
 
     from training.planning.calibration import calibrate
@@ -111,6 +115,19 @@ def _rates(config: Config) -> Rates:
     rates = calibrate(config.encoder, train_config(config), config.image_size, _say)
     storage.publish_text(config.rates, tomli_w.dumps(rates.model_dump()))
     return rates
+
+
+def _check_place(url: str, *, overwrite: bool) -> None:
+    """Before a minute is spent. Raises ConflictError where rates are, StorageError where none can
+    be written."""
+    if storage.exists(url) and not overwrite:
+        raise ConflictError(
+            f"--rates {url}: is there already; --overwrite measures anew and replaces it, without "
+            "--calibrate it is used as it is"
+        )
+    trial = f"{url}.{uuid.uuid4().hex[:8]}"
+    storage.publish_text(trial, "")
+    storage.remove(trial)
 
 
 def _say(line: str) -> None:

@@ -29,6 +29,9 @@ class Rates(Settings):
     """CPU to decode a stored picture of 256 px for an encoder or for training."""
     pack_ms: float = Field(default=0.1, gt=0)
     """CPU to copy a sample into another shard."""
+    score_ms: float = Field(default=0.54, gt=0)
+    """CPU to score a picture of 256 px by caption, image and placeholder (docs/signals.md: 48,932,
+    2,084 and 27,255 samples a second, each alone)."""
     encode_core_gflops: float = Field(default=280.0, gt=0)
     """What a core makes of an encoder: ViT-B/32 in bf16, 32 ms a picture (docs/embed.md)."""
     encode_mfu: float = Field(default=0.15, gt=0, le=1)

@@ -23,6 +23,9 @@ FILES_A_SHARD = 3
 NEVER_LOST_INTERVAL_S = 3600.0
 FILES_A_PART = 4
 """Embeddings of pictures and of captions, metadata, the part's record."""
+NUM_SIGNALS, COLUMN_BYTES = 3, 200
+"""Caption, image and placeholder, which `carrara score` takes unasked without embeddings; what they
+write of a sample: the emoji demo's, in files of 100, so that larger ones take less."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,17 @@ def index_demand(
         reads=num_reads(2 * work.num_shards, work.embedding_bytes(dim) / 2 / work.num_shards),
         writes=num_writes(2, index_bytes / 2),
         on_one_machine=True,
+    )
+
+
+def score_demand(work: Workload, rates: Rates) -> Demand:
+    return Demand(
+        core_s=work.num_pictures * rates.score_ms * (work.image_size / 256) ** 2 / 1e3,
+        read_bytes=work.num_pictures * work.sample_bytes,
+        written_bytes=work.num_pictures * COLUMN_BYTES,
+        reads=num_reads(work.num_shards, work.shard_bytes) + work.num_shards,
+        writes=NUM_SIGNALS * work.num_shards,
+        num_units=work.num_shards,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import carrara
-from infra.errors import ConfigError, InputError
+from infra.errors import CarraraError, ConfigError, ConflictError, InputError
 from infra.planning.rates import Rates, read_rates
 from pipeline.corpus import Manifest
 from training import plan
@@ -37,7 +37,7 @@ def planned(**settings: Any) -> dict[str, Any]:
 def test_a_plan_has_every_stage_with_its_cost_and_its_bound() -> None:
     summary = planned(pairs=5.85e9)
     assert [row["stage"] for row in summary["table"]] == [
-        *("download", "embed", "index", "pack", "train", "all")
+        *("download", "embed", "index", "score", "pack", "train", "all")
     ]
     for stage in summary["details"]["stages"].values():
         assert stage["hours"] > 0
@@ -48,7 +48,7 @@ def test_a_plan_has_every_stage_with_its_cost_and_its_bound() -> None:
 
 def test_ten_times_the_pairs_take_ten_times_as_long() -> None:
     small, large = (planned(pairs=n)["details"]["stages"] for n in (1e8, 1e9))
-    for stage in ("download", "embed", "pack", "train"):
+    for stage in ("download", "embed", "score", "pack", "train"):
         # Links rot on the way, and fewer are left of the longer list.
         assert large[stage]["hours"] == pytest.approx(10 * small[stage]["hours"], rel=0.02)
     # Each of ten times the vectors is held against three times the lists.
@@ -135,6 +135,35 @@ def test_calibrated_rates_are_saved_and_used(
         assert getattr(measured, name) not in (0, getattr(Rates(), name)), name
     again = planned(pairs=1e6, rates=file, cluster=None)
     assert again["details"]["rates"] == measured.model_dump()
+    with pytest.raises(ConflictError, match="--overwrite measures anew"):
+        planned(calibrate=True, rates=file, encoder="Carrara-S/emoji_clipart")
+    assert read_rates(file) == measured
+    planned(calibrate=True, overwrite=True, rates=file, encoder="Carrara-S/emoji_clipart")
+    assert read_rates(file) != measured
+
+
+def no_calibration(*_: object) -> Rates:
+    raise AssertionError("measured before it was known to be of use")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"cluster": "nowhere.toml"}, "--cluster"),
+        ({"rates": "file/rates.toml"}, "can.t be written"),
+    ],
+)
+def test_nothing_is_measured_for_a_mistake(
+    settings: dict[str, str], error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.planning import calibration
+
+    monkeypatch.setattr(calibration, "calibrate", no_calibration)
+    (tmp_path / "file").touch()
+    places = {name: str(tmp_path / place) for name, place in settings.items()}
+    with pytest.raises(CarraraError, match=error):
+        planned(calibrate=True, **{"rates": str(tmp_path / "rates.toml"), **places})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_plan_is_the_same_twice() -> None:

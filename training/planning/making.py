@@ -20,6 +20,7 @@ from infra.planning.stages import (
     estimate_training,
     index_demand,
     pack_demand,
+    score_demand,
     train_demand,
 )
 from infra.planning.workload import Workload
@@ -67,6 +68,7 @@ def make_plan(config: "Config", fleet: Fleet, rates: Rates, num_pairs: float) ->
         "download": download_demand(work, rates),
         "embed": embed_demand(work, rates, embedder, flops, encoder.dim),
         "index": index_demand(work, rates, encoder.dim, lists, 2 * index_bytes),
+        "score": score_demand(work, rates),
         "pack": pack_demand(work, rates),
     }
     stages = [estimate(name, demand, fleet, rates) for name, demand in demands.items()]

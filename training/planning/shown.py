@@ -16,7 +16,7 @@ from infra.planning.shown import (
     hours_in_words,
     seconds_in_words,
 )
-from infra.planning.stages import Estimate
+from infra.planning.stages import COLUMN_BYTES, Estimate
 from infra.planning.workload import STATE_BYTES_PER_PARAMETER
 from infra.summary import Summary
 from pipeline.corpus import read_manifest
@@ -112,12 +112,14 @@ def _left_behind(config: "Config", plan: Plan) -> dict[str, str]:
     kept = work.num_kept * work.sample_bytes
     embeddings = work.embedding_bytes(plan.encoder.dim)
     checkpoint = STATE_BYTES_PER_PARAMETER * plan.num_parameters
-    stored = shards + kept + embeddings + 2 * plan.index_bytes
+    columns = COLUMN_BYTES * work.num_pictures
+    stored = shards + kept + embeddings + 2 * plan.index_bytes + columns
     return {
         "shards": f"{bytes_in_words(shards)}, and {bytes_in_words(kept)} of them packed anew",
         "embeddings": f"{bytes_in_words(embeddings)} (pictures and captions, {plan.encoder.dim})",
         "index": f"{plan.index_kind} for recall {config.recall:g}: "
         f"{bytes_in_words(plan.index_bytes)} of memory for each modality{_too_much(plan)}",
+        "columns": f"{bytes_in_words(columns)} (caption, image, placeholder)",
         "checkpoint": f"{bytes_in_words(checkpoint)} ({plan.num_parameters / 1e6:,.0f} M "
         f"parameters), best every {seconds_in_words(plan.checkpoint_interval_s)}",
         "training": f"a step of {config.batch_size} takes {seconds_in_words(plan.step.seconds)}, "
