@@ -1,7 +1,6 @@
 """The sample stream over real shards: what it promises, for any number of workers."""
 
 import io
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -345,15 +344,14 @@ def test_shards_may_lie_at_any_url_and_tables_need_not_stay(five: str, far_five:
 # Ahead of the step
 
 
+@pytest.mark.timeout(120)
 def test_prefetched_batches_come_in_order_and_the_thread_ends(five: str) -> None:
     stream, other = stream_of(five), stream_of(five)
     with prefetched(stream, range(2, 6), range(12)) as batches:
         got = [batch.uids for batch in batches]
     assert got == [other.batch(step, range(12)).uids for step in range(2, 6)]
-    started = time.monotonic()
-    with prefetched(stream, range(10_000), range(12)) as batches:
-        next(batches)
-    assert time.monotonic() - started < 5  # leaving early does not wait for 10,000 steps
+    with prefetched(stream, range(10**9), range(12)) as batches:
+        next(batches)  # leaving early waits for no more steps, of which there is no end
 
 
 # Bad input

@@ -18,7 +18,7 @@ def test_what_never_comes_is_named() -> None:
     started = time.monotonic()
     with pytest.raises(OverdueError, match="waited for the tide, 0 s in vain"):
         wait_until(lambda: False, "the tide", 0.2, 0.05)
-    assert 0.2 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 0.2
     answers = iter([False, False, True])
     wait_until(lambda: next(answers), "the third answer", 60, 0.01)
 

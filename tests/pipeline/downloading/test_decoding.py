@@ -98,14 +98,13 @@ def test_failures_are_handed_through_and_nothing_is_lost(decoders: Decoders) -> 
     assert sum(isinstance(answer, Failure) for answer in found.values()) == 40
 
 
+@pytest.mark.timeout(500)
 def test_the_end_of_a_batch_is_heard_at_once() -> None:
     """A bell that is missed costs the time after which a decoder is held to hang."""
     slow = Decoders(JOB.model_copy(update={"max_seconds": 600}), 1, 1 << 20)
-    start = time.monotonic()
     for _ in range(200):
         list(slow.decode_all(iter([(0, Failure("http 404"))])))
     slow.close()
-    assert time.monotonic() - start < 600
 
 
 def test_a_picture_larger_than_what_may_wait_is_decoded_alone(decoders: Decoders) -> None:

@@ -251,9 +251,7 @@ def test_a_dead_host_costs_a_few_timeouts_and_not_one_for_each_row(
 ) -> None:
     with dead_address() as url:
         fetcher = make_fetcher(retries=2, timeout=0.2, opt_outs=())
-        start = time.monotonic()
         answers = answers_of(fetcher, [f"{url}/{number}" for number in range(5000)])
-        assert time.monotonic() - start < 10
     assert answers == dict.fromkeys(range(5000), Failure("host unreachable", retryable=True))
     assert fetcher.traffic.num_requests < 15
 

@@ -1,5 +1,4 @@
 import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,10 +17,8 @@ def check(*urls: str, **settings: Any) -> None:
 
 def test_a_list_of_names_that_lead_nowhere_is_told_before_its_rows_are_tried() -> None:
     urls = [f"http://nowhere-{number}.invalid/x.jpg" for number in range(40)]
-    start = time.monotonic()
     with pytest.raises(ShortfallError, match="DNS fails: asked for 16 of the list's 40 hosts"):
         check(*urls)
-    assert time.monotonic() - start < 10
 
 
 def test_one_host_that_answers_is_network_enough(site: "Site") -> None:
