@@ -12,6 +12,7 @@ place in a tar. Join on uid, never on row order.
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, BinaryIO
@@ -158,6 +159,15 @@ def shard_url(root: str, name: str, suffix: str = ".tar") -> str:
 def shard_files(name: str) -> list[str]:
     """Names of a shard's files, in the order in which they are written."""
     return [f"{name}{suffix}" for suffix in (".tar", ".parquet", "_stats.json")]
+
+
+_SHARD_FILE = re.compile(r"\d+(\.tar|\.parquet|_stats\.json)")
+
+
+def list_shard_files(root: str) -> list[str]:
+    """Names of the files of shards in ROOT/shards; what others put beside them is not listed."""
+    names = storage.list_names(storage.join(root, "shards"))
+    return [name for name in names if _SHARD_FILE.fullmatch(name)]
 
 
 def write_shard(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from infra import storage
 from infra.errors import ConflictError, DamagedError
 from infra.stamp import differences
-from pipeline.corpus import Manifest, manifest_url, read_manifest
+from pipeline.corpus import Manifest, list_shard_files, manifest_url, read_manifest
 from pipeline.downloading import worklist
 from pipeline.downloading.worklist import Plan
 
@@ -26,7 +26,7 @@ def finished(config: "Config", input_digest: str) -> Manifest | None:
         if manifest and missing and manifest.extensions:
             raise _lacking(root, missing)
         return None if missing else manifest
-    has_shards = bool(storage.list_names(storage.join(root, "shards")))
+    has_shards = bool(list_shard_files(root))
     if (held or has_shards) and not config.overwrites:
         what = _difference(held, config, input_digest) if held else "shards of unknown origin"
         raise ConflictError(

@@ -11,6 +11,7 @@ The list is read once, as a stream; memory holds one slice. Duplicates are found
 uids, within `DEDUP_MEMORY` and its temporary files. The folder goes when the corpus is complete.
 """
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from pipeline.corpus import (
     SUCCESS,
     Manifest,
     Shard,
+    list_shard_files,
     manifest_url,
     read_rows,
     shard_files,
@@ -40,6 +42,8 @@ from pipeline.sample import sample_uid
 
 DEDUP_MEMORY = "1GB"
 DUPLICATE = "duplicate"
+
+_RECORD_FILE = re.compile(r"\d+\.json")
 
 PlanKind = Literal["new", "overwrite", "retry", "extend"]
 
@@ -170,6 +174,7 @@ def read_records(root: str, plan: Plan, unchanged: Sequence[Shard] = ()) -> dict
     records = [
         read_record(folder_url(root, "done", name), ShardRecord)
         for name in storage.list_names(folder_url(root, "done"))
+        if _RECORD_FILE.fullmatch(name)
     ]
     made = [record.shard for record in records if record.shard not in unchanged]
     kept = [*whole_shards(shards_root(root, plan), made), *unchanged]
@@ -178,7 +183,7 @@ def read_records(root: str, plan: Plan, unchanged: Sequence[Shard] = ()) -> dict
 
 def whole_shards(root: str, shards: Sequence[Shard]) -> list[Shard]:
     """Those whose files are all there, the tar of the right size."""
-    there = set(storage.list_names(storage.join(root, "shards")))
+    there = set(list_shard_files(root))
     return [
         shard
         for shard in shards
@@ -224,7 +229,7 @@ def install(root: str, derived: Sequence[str]) -> Manifest | None:
     for file in sorted(storage.list_files(staged)):
         storage.move(storage.join(staged, file), storage.join(root, file))
     wanted = {file for shard in manifest.shards for file in shard_files(shard.name)}
-    for file in storage.list_names(storage.join(root, "shards")):
+    for file in list_shard_files(root):
         if file not in wanted:
             storage.remove(storage.join(root, "shards", file))
     write_manifest(root, manifest)

@@ -26,6 +26,24 @@ def leave_strays(root: Path) -> None:
         (root / "shards" / name).write_bytes(b"\0not ours\xff")
 
 
+def test_files_of_others_alone_are_no_corpus(
+    site: "Site", download: Callable[..., Summary], tmp_path: Path
+) -> None:
+    leave_strays(tmp_path / "corpus")
+    assert download(pictures(site, 4)).num_out == 4
+    assert strays_of(tmp_path / "corpus") == {*STRAYS}
+
+
+def test_a_corpus_that_is_replaced_takes_none_of_them_along(
+    site: "Site", download: Callable[..., Summary], tmp_path: Path
+) -> None:
+    download(pictures(site, 8))
+    leave_strays(tmp_path / "corpus")
+    download(pictures(site, 3), overwrite=True)
+    left = {path.name for path in (tmp_path / "corpus/shards").iterdir()}
+    assert left == {*STRAYS, "00000.tar", "00000.parquet", "00000_stats.json"}
+
+
 def strays_of(root: Path) -> set[str]:
     return {path.name for path in (root / "shards").iterdir()} & {*STRAYS}
 
@@ -58,6 +76,8 @@ def test_a_begun_corpus_goes_on_where_it_stopped(
         record = worklist.ShardRecord(shard=shard, counts={"success": shard.num_samples})
         worklist.write_record(settings.root, record)
     leave_strays(root)
+    (root / "download/done").mkdir(exist_ok=True)
+    (root / "download/done/copy of 00000.json").write_bytes(b"\0not ours\xff")
     site.hits.clear()
     assert run(settings).details["corpus_digest"] == whole.details["corpus_digest"]
     assert num_pictures_fetched(site) == 8 - 4 * num_done
