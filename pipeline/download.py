@@ -22,11 +22,13 @@ from infra.cluster import Workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ShortfallError
 from infra.summary import Stopwatch, Summary
+from infra.watching.events import tell
 from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
     Extension,
     Manifest,
+    list_shard_files,
     manifest_url,
     write_manifest,
 )
@@ -139,6 +141,8 @@ def run(config: Config) -> Summary:
         input_digest = pairs.digest()
         extended = _extended(config, input_digest)
         held = None if extended else finished(config, input_digest)
+        if held is None or config.incremental_mode == "retry":
+            _tell_who_asks(config)
         if held is not None and config.incremental_mode == "retry":
             manifest = _refetch(config, pairs, held, input_digest)
         elif held is not None:
@@ -167,6 +171,15 @@ def run(config: Config) -> Summary:
 def _extended(config: Config, input_digest: str) -> Manifest | None:
     is_asked_for = config.incremental_mode == "extend"
     return extendable(config, input_digest) if is_asked_for else None
+
+
+def _tell_who_asks(config: Config) -> None:
+    if not (config.contact or config.allow_hosts):  # which are for one's own
+        tell(
+            "note",
+            f"download: asks as {config.user_agent!r}, without an address: with --contact URL or "
+            "MAIL sites' owners can write to you before they block you",
+        )
 
 
 def _check_blocklists(config: Config) -> None:
@@ -277,7 +290,7 @@ def _plan(config: Config, pairs: PairList, input_digest: str, extended: Manifest
     if plan is None or plan.kind in ("retry", "extend") or not is_of(plan, config, input_digest):
         held = held_manifest(config)
         is_same = held is not None and is_of(held, config, input_digest)
-        has_shards = bool(storage.list_names(storage.join(root, "shards")))
+        has_shards = bool(list_shard_files(root))
         is_other = not is_same and (held is not None or has_shards)
         plan = _new_plan(config, pairs, input_digest, "overwrite" if is_other else "new")
         if held is not None and is_same:

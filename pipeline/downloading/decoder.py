@@ -46,7 +46,7 @@ class DecodeJob(BaseModel):
     pixels: PixelSettings
     extract_exif: bool = True
     hash_names: tuple[str, ...] = ()
-    """Of the bytes as fetched, beside sha256."""
+    """Of the bytes as fetched; sha256 is told in any case."""
     picture_hash: bool = False
     """Whether to compute PDQ's, of the picture as kept."""
     max_memory_mb: int = 2048
@@ -126,7 +126,10 @@ class PictureDecoder:
 
     def __call__(self, data: bytes) -> tuple[Decoded, bytes]:
         sha256 = hashlib.sha256(data).hexdigest()
-        hashes = {name: hashlib.new(name, data).hexdigest() for name in self._job.hash_names}
+        hashes = {
+            name: sha256 if name == "sha256" else hashlib.new(name, data).hexdigest()
+            for name in self._job.hash_names
+        }
         picture = self._resize(data)
         if isinstance(picture, Rejected):
             return Decoded(sha256, reason=picture.reason, hashes=hashes), b""
