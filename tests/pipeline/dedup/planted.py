@@ -60,7 +60,11 @@ COPIES: dict[str, tuple[Callable[[Image.Image], bytes], str, float]] = {
     "same pixels": (same_pixels, "pixels", 1.0),
     "resized": (lambda picture: encoded(picture.resize((64, 64))), "perceptual", 0.9),
     "recompressed": (lambda picture: encoded(picture, quality=30), "perceptual", 0.9),
-    "cropped": (lambda picture: encoded(picture.crop((1, 1, 128, 128))), "perceptual", 0.8),
+    "trimmed by a pixel": (
+        lambda picture: encoded(picture.crop((1, 1, 128, 128))),
+        "perceptual",
+        0.8,
+    ),
     "watermarked": (watermarked, "perceptual", 0.9),
     "mirrored": (
         lambda picture: encoded(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
