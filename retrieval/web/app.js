@@ -21,7 +21,8 @@ let question = fromLink(location.search, history.state?.pictures);
 let service = null;
 let config = {};
 let indices = [];
-let answer = null; // {hits, folded, hidden, notes, copy, cursor, scroll} of the question shown
+let answer = null; // of the question shown: {hits, folded, hidden, notes, copy, cursor, scroll, left}
+let growing = null; // the answer whose next page is under way
 let asking = new AbortController();
 const answers = new Map(); // by link, oldest first
 
@@ -66,7 +67,7 @@ const rankOf = (hit) => answer.hits.findIndex((one) => one.uid === hit.uid) + 1;
 
 /** Changes the question. What changes only the display is no step in the history. */
 function ask(change) {
-  if (answer) answer.scroll = scrollY;
+  leave();
   question = { ...question, ...change, lacksPicture: false };
   const isNew = Object.keys(change).some((name) => !DISPLAY.has(name));
   const link = toLink(question);
@@ -82,11 +83,18 @@ function ask(change) {
   else search();
 }
 
+/** Notes where the reader is in the answer shown, for coming back to it. */
+function leave() {
+  if (!answer) return;
+  answer.scroll = scrollY;
+  answer.left = grid.focused();
+}
+
 const isUpload = ({ kind }) => kind === "image";
 
 /** Asks the service what it has, then the question. */
 async function connect() {
-  question = { ...question, terms: [...question.terms] }; // so that chips are drawn anew
+  box.drawAnew();
   let asked;
   try {
     asked = service = new Service(question.back);
@@ -121,10 +129,13 @@ async function search() {
     grid.clear();
     return tellStart(question, indexAsked());
   }
-  const kept = answers.get(keyOf());
-  if (kept) return showAnswer(kept);
-
   const wasInGrid = byId("grid").contains(document.activeElement);
+  const kept = answers.get(keyOf());
+  if (kept) {
+    showAnswer(kept);
+    if (wasInGrid) grid.focus(kept.left, { preventScroll: true });
+    return;
+  }
   answer = null;
   grid.waiting();
   tellWaiting();
@@ -157,10 +168,10 @@ async function askService(cursor, signal) {
 }
 
 async function more() {
-  if (!answer?.cursor || byId("more").disabled) return;
+  if (!answer?.cursor || growing === answer) return;
   const { signal } = asking;
   const grown = answer;
-  byId("more").disabled = true;
+  growing = grown;
   byId("more").textContent = "Loading more…";
   try {
     const next = await askService(grown.cursor, signal);
@@ -175,9 +186,11 @@ async function more() {
     watchEnd();
   } catch (error) {
     if (error.name === "AbortError") return;
+    if (!(error instanceof ServiceError)) throw error;
     byId("more").textContent = `${error.message} Try again`;
+    toast(error.message); // which is read out
   } finally {
-    byId("more").disabled = false;
+    if (growing === grown) growing = null;
   }
 }
 
@@ -260,7 +273,7 @@ acceptPictures({
 
 history.scrollRestoration = "manual";
 addEventListener("popstate", ({ state }) => {
-  if (answer) answer.scroll = scrollY;
+  leave();
   const { back } = question;
   question = fromLink(location.search, state?.pictures);
   if (question.back === back) search();

@@ -49,6 +49,16 @@ export function outwardLink(address, label = address) {
   return foreign("a.address", label, { href: address, target: "_blank", rel });
 }
 
+/** Of bytes, a promise of what an <img> shows. */
+export function asDataUrl(blob) {
+  return new Promise((done, failed) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.onerror = () => failed(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
 export const byId = (id) => document.getElementById(id);
 
 export const plural = (num, one, many = `${one}s`) =>

@@ -40,11 +40,19 @@ export class Grid {
   }
 
   focusFirst() {
-    this.#pictures()[0]?.focus();
+    this.focus(null);
   }
 
-  focus(hit) {
-    this.#list.querySelector(`[data-row="${CSS.escape(hit.row)}"] .picture`)?.focus();
+  /** That picture, or the first where it isn't shown. `options`: those of HTMLElement.focus. */
+  focus(hit, options) {
+    const item = hit && this.#list.querySelector(`[data-row="${CSS.escape(hit.row)}"]`);
+    (item?.querySelector(".picture") ?? this.#pictures()[0])?.focus(options);
+  }
+
+  /** The hit that has the focus, or that one with it is folded under; null: it is elsewhere. */
+  focused() {
+    const item = document.activeElement?.closest("#grid .hit");
+    return (item?.closest(".folded-panel")?.opener ?? item)?.hit ?? null;
   }
 
   #item(hit, isFolded = false) {

@@ -2,11 +2,15 @@
 
 import { byId } from "./dom.js";
 
+/** Where a letter is a letter, or a dialog has keys of its own. */
+const TYPED = "input:not([type=checkbox], [type=radio], [type=range]), textarea, select, dialog";
+
 /** `onDown()`: from the query to the pictures. */
 export function setUpKeys({ onDown }) {
   const words = byId("words");
   document.addEventListener("keydown", (event) => {
-    const isTyping = event.target.closest("input, textarea, select, dialog");
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const isTyping = event.target.closest(TYPED);
     if (event.key === "/" && !isTyping) {
       event.preventDefault();
       words.focus();
@@ -17,6 +21,10 @@ export function setUpKeys({ onDown }) {
       event.preventDefault();
       onDown();
     }
+  });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // a step in the history would be taken for another question
+    byId("results").focus();
   });
   for (const menu of document.querySelectorAll("details.menu")) closeAsMenusDo(menu);
 }

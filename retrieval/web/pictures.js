@@ -1,6 +1,6 @@
 // A picture to search by: uploaded, pasted or dropped, as a file or as an address.
 
-import { byId, toast } from "./dom.js";
+import { asDataUrl, byId, toast } from "./dom.js";
 
 /** Sent as they are up to this size; larger ones, and other formats, go as a JPEG of MAX_SIDE. */
 const MAX_BYTES = 1_000_000;
@@ -109,13 +109,4 @@ async function smaller(file) {
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
-}
-
-function asDataUrl(blob) {
-  return new Promise((done, failed) => {
-    const reader = new FileReader();
-    reader.onload = () => done(reader.result);
-    reader.onerror = () => failed(reader.error);
-    reader.readAsDataURL(blob);
-  });
 }

@@ -1,5 +1,7 @@
 // The service that answers: this page's own, or another whose address the reader gave.
 
+import { asDataUrl } from "./dom.js";
+
 /** What went wrong, in a line for people. */
 export class ServiceError extends Error {
   constructor(message, status = 0) {
@@ -58,7 +60,7 @@ export class Service {
     const address = new URL(`${path}?size=${size}`, this.base).href;
     if (!this.needsInline) return address;
     const answer = await this.#fetch(address, {});
-    return URL.createObjectURL(await answer.blob());
+    return asDataUrl(await answer.blob()); // which goes away with the <img>
   }
 
   async #ask(path, { body, signal }) {

@@ -40,7 +40,9 @@ export function tellWaiting() {
 
 /** Again whenever another page has come. */
 export function tellAnswer(question, answer) {
-  const wasOpen = document.querySelector(".why")?.open;
+  const before = document.querySelector(".why");
+  const wasOpen = before?.open;
+  const hadFocus = before?.contains(document.activeElement);
   clear();
   head().hidden = false;
   const { hits, cursor } = answer;
@@ -51,7 +53,9 @@ export function tellAnswer(question, answer) {
     ? `${num} for “${what}”, nearest ${over} first`
     : `Nothing found for “${what}”`;
   byId("notes").replaceChildren(...notesOf(question, answer));
-  if (wasOpen) document.querySelector(".why").open = true;
+  const why = document.querySelector(".why");
+  if (why && wasOpen) why.open = true;
+  if (why && hadFocus) why.querySelector("summary").focus({ preventScroll: true });
   byId("download").hidden = hits.length === 0;
   byId("more").hidden = !cursor;
   byId("more").textContent = "More";

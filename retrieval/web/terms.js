@@ -8,6 +8,7 @@ const STEP = 0.1;
 
 export class TermBox {
   #terms = null;
+  #isStale = false;
   #words = byId("words");
   #onChange;
   #pictureOf;
@@ -28,17 +29,31 @@ export class TermBox {
     this.#words.addEventListener("keydown", (event) => {
       const atStart = this.#words.selectionStart === 0 && this.#words.selectionEnd === 0;
       if (event.key === "Backspace" && atStart && this.#hasChips && !event.repeat) {
-        this.#change(this.#terms.slice(0, -1));
+        this.#onChange(this.#terms.slice(0, -1));
       }
     });
     this.#words.addEventListener("input", () => this.#showClear());
   }
 
+  /** Next time: the pictures in the chips were those of another service. */
+  drawAnew() {
+    this.#isStale = true;
+  }
+
   /** What is typed and not yet asked stays, as long as the terms do. */
   show(terms) {
-    if (terms === this.#terms) return;
+    if (terms === this.#terms && !this.#isStale) return;
+    const list = byId("terms");
+    const before = this.#hasChips && !this.#isStale ? this.#terms : [];
+    const hadFocus = list.contains(document.activeElement);
     this.#terms = terms;
-    byId("terms").replaceChildren(...(this.#hasChips ? terms.map(this.#chip, this) : []));
+    this.#isStale = false;
+    if (this.#hasChips && areSameThings(before, terms)) {
+      terms.forEach((term, place) => weigh(list.children[place], term));
+    } else {
+      list.replaceChildren(...(this.#hasChips ? terms.map(this.#chip, this) : []));
+      if (hadFocus) this.#words.focus();
+    }
     this.#words.value = this.#hasChips || !terms.length ? "" : typed(terms[0].value);
     this.#words.placeholder = this.#hasChips
       ? "add words, or - words to subtract"
@@ -58,56 +73,49 @@ export class TermBox {
 
   #submit() {
     const added = parseAlgebra(this.#words.value);
-    this.#change(this.#hasChips ? [...this.#terms, ...added] : added);
-  }
-
-  #change(terms) {
-    this.#onChange(terms);
+    this.#onChange(this.#hasChips ? [...this.#terms, ...added] : added);
   }
 
   #chip(term, place) {
-    const with_ = (change) =>
-      this.#change(this.#terms.map((one, at) => (at === place ? { ...one, ...change } : one)));
+    const weightNow = () => this.#terms[place].weight;
+    const setWeight = (weight) => {
+      if (weight === weightNow()) return;
+      this.#onChange(this.#terms.map((one, at) => (at === place ? { ...one, weight } : one)));
+    };
     const name = nameOf(term);
-    const sign = term.weight < 0 ? "minus" : "plus";
+    const use = (input) => {
+      const size = Math.min(10, Math.max(STEP, Number(input.value) || 1));
+      input.value = size;
+      setWeight(weightNow() < 0 ? -size : size);
+    };
     const weight = element("input.weight", {
       type: "number",
       min: STEP,
       max: 10,
       step: STEP,
-      value: Math.abs(term.weight),
       title: "Weight",
       aria: { label: `Weight of ${name}` },
-      onchange: ({ target }) => {
-        const size = Math.min(10, Math.max(STEP, Number(target.value) || 1));
-        with_({ weight: Math.sign(term.weight) * size });
-      },
+      onchange: ({ target }) => use(target),
       onkeydown: (event) => {
         if (event.key !== "Enter") return;
         event.preventDefault(); // or the form would be sent, with the old weight
-        event.target.blur();
+        use(event.target);
       },
     });
-    return element(
-      `li.chip.${sign}`,
+    const flip = () => setWeight(-weightNow());
+    const chip = element(
+      "li",
       {},
-      element(
-        "button.sign",
-        {
-          type: "button",
-          title: term.weight < 0 ? "Subtracted: add it instead" : "Added: subtract it instead",
-          aria: { label: `${term.weight < 0 ? "Add" : "Subtract"} ${name} instead` },
-          onclick: () => with_({ weight: -term.weight }),
-        },
-        icon(sign),
-      ),
+      element("button.sign", { type: "button", onclick: flip }),
       this.#face(term, name),
       weight,
       iconButton("close", `Take out ${name}`, () => {
-        this.#change(this.#terms.filter((_, at) => at !== place));
+        this.#onChange(this.#terms.filter((_, at) => at !== place));
         this.#words.focus();
       }),
     );
+    weigh(chip, term);
+    return chip;
   }
 
   #face(term, name) {
@@ -119,6 +127,23 @@ export class TermBox {
     if (term.kind !== "image_url") return picture;
     return element("span.words", { dir: "auto", title: term.value }, shortAddress(term.value));
   }
+}
+
+/** Shows a term's weight; the rest of its chip stays as it is, and keeps the focus. */
+function weigh(chip, term) {
+  const isMinus = term.weight < 0;
+  const sign = chip.querySelector(".sign");
+  chip.className = `chip ${isMinus ? "minus" : "plus"}`;
+  sign.title = isMinus ? "Subtracted: add it instead" : "Added: subtract it instead";
+  sign.ariaLabel = `${isMinus ? "Add" : "Subtract"} ${nameOf(term)} instead`;
+  sign.replaceChildren(icon(isMinus ? "minus" : "plus"));
+  chip.querySelector(".weight").value = Math.abs(term.weight);
+}
+
+/** Whatever their weights. */
+function areSameThings(terms, others) {
+  const isSame = ({ kind, value }, at) => kind === others[at].kind && value === others[at].value;
+  return terms.length === others.length && terms.every(isSame);
 }
 
 function nameOf({ kind, value }) {

@@ -113,6 +113,89 @@ def test_everything_is_reached_by_keyboard(visit: Any) -> None:
     expect(page.locator(".chip")).to_have_count(1)
 
 
+def test_changing_a_chip_by_keyboard_keeps_the_focus(visit: Any) -> None:
+    page = visit.open("?query=face&query=cat&weights=1,0.5")
+    weight = page.get_by_label("Weight of cat")
+    page.get_by_label("Subtract cat instead").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**weights=1%2C-0.5**")
+    expect(page.get_by_label("Add cat instead")).to_be_focused()
+    weight.focus()
+    page.keyboard.press("ArrowUp")
+    page.wait_for_url("**weights=1%2C-0.6**")
+    expect(weight).to_be_focused()
+    weight.fill("30")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**weights=1%2C-10**")
+    expect(weight).to_be_focused()
+    expect(weight).to_have_value("10")
+    # Where that leaves one plain word, chips are gone: the box has it.
+    page = visit.open("?query=face&weights=-1")
+    page.get_by_label("Add face instead").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".chip")).to_have_count(0)
+    expect(page.get_by_label("Words to search for")).to_be_focused()
+
+
+@pytest.mark.parametrize("control", ["[data-switch=safe]", "[value=image]", "#diversify", "#size"])
+def test_the_keys_work_from_switches_and_sliders_and_leave_the_browser_its_own(
+    visit: Any, control: str
+) -> None:
+    page = visit.open()
+    words = page.get_by_label("Words to search for")
+    for key in ("/", "Escape"):
+        page.locator(control).focus()
+        page.keyboard.press(key)
+        expect(words).to_be_focused()
+    page.locator(control).focus()
+    page.keyboard.press("Control+/")
+    expect(page.locator(control)).to_be_focused()
+    where = page.get_by_label("Only where")
+    where.focus()
+    page.keyboard.press("/")
+    expect(where).to_have_value("/")
+
+
+def test_going_back_by_keyboard_leads_to_the_picture_that_was_left(visit: Any) -> None:
+    page = visit.open(f"?query=face&{PLAIN}")
+    visit.hits.nth(7).locator(".picture").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**uid=**")
+    visit.settle()
+    expect(visit.hits.first.locator(".picture")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    page.go_back()
+    expect(page.get_by_label("Words to search for")).to_have_value("face")
+    expect(visit.hits.nth(7).locator(".picture")).to_be_focused()
+    page.go_forward()
+    expect(page.locator(".chip")).to_have_count(1)
+    expect(visit.hits.nth(1).locator(".picture")).to_be_focused()
+    # From a copy that is folded under a picture, to that picture.
+    page = visit.open("?query=grinning+face&safe=false")
+    page.locator(".folded").first.click()
+    page.locator(".folded-panel .picture").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**uid=**")
+    visit.settle()
+    page.go_back()
+    expect(page.get_by_label("Words to search for")).to_have_value("grinning face")
+    folding = page.locator("#grid > .hit", has=page.locator(".folded")).first
+    expect(folding.locator(".picture")).to_be_focused()
+
+
+def test_the_reasons_keep_the_focus_as_more_pictures_come(visitor: Visitor) -> None:
+    visit = visitor(viewport={"width": 400, "height": 400})  # the next page is far away
+    page = visit.open("?query=face")
+    expect(visit.hits).to_have_count(40)
+    reasons = page.locator(".why summary")
+    reasons.focus()
+    page.keyboard.press("Enter")
+    visit.scroll_to_end()
+    expect(page.locator(".why")).to_contain_text("24 × not known to be safe")
+    expect(page.locator(".why")).to_have_attribute("open", "")
+    expect(reasons).to_be_focused()
+
+
 def test_screen_readers_are_told_what_is_where(visit: Any) -> None:
     page = visit.open("?query=face&safe=false")
     count = page.locator("#count")

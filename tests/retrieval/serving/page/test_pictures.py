@@ -58,6 +58,20 @@ def test_an_uploaded_picture_finds_itself_and_survives_reload_and_back(
     expect_found(visit, samples[30])
 
 
+def test_skipping_to_the_results_keeps_an_uploaded_picture(
+    visit: Any, samples: list[Sample]
+) -> None:
+    page = visit.open(PLAIN)
+    upload(page, "mine.jpg", "image/jpeg", samples[30].image)
+    expect_found(visit, samples[30])
+    page.get_by_role("link", name="Skip to the results").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#results")).to_be_focused()
+    page.reload()
+    expect_found(visit, samples[30])
+    expect(page.locator(".chip")).to_have_count(1)
+
+
 def upload(page: Page, name: str, kind: str, data: bytes) -> None:
     page.get_by_label("Search by picture").click()
     with page.expect_file_chooser() as chooser:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from pipeline import select
 from pipeline.corpus import read_selection
@@ -42,6 +42,29 @@ def test_scrolling_goes_on_to_the_last_picture_and_shows_each_once(
     expect(visit.hits).to_have_count(len(samples))
     assert sorted(visit.captions) == sorted(sample.caption for sample in samples)
     expect(page.locator("#count")).to_contain_text("96 for “face”")
+
+
+def test_a_page_that_does_not_come_is_told_and_asked_for_again(visit: Any) -> None:
+    visit.expected = "503"
+    page = visit.page
+
+    def refuse(route: Route) -> None:
+        if "cursor" in (route.request.post_data_json or {}):
+            route.fulfill(status=503, json={"error": "There is too much to do."})
+        else:
+            route.continue_()
+
+    page.route("**/v1/search", refuse)
+    visit.open(f"?query=face&{PLAIN}")
+    page.locator("#foot").scroll_into_view_if_needed()
+    expect(page.locator("#toast")).to_have_text("There is too much to do.")
+    again = page.get_by_role("button", name="There is too much to do. Try again")
+    page.unroute("**/v1/search")
+    again.focus()
+    page.keyboard.press("Enter")
+    expect(visit.hits.nth(40)).to_be_attached()
+    visit.scroll_to_end()
+    expect(visit.hits).to_have_count(96)
 
 
 def test_a_link_holds_the_query_and_every_switch(visitor: Visitor) -> None:

@@ -162,6 +162,58 @@ def test_a_key_is_asked_for_and_kept_out_of_the_link(
         assert visit.hits.count() > 0
 
 
+HELD = """() => {
+  window.held = new Set();
+  const { createObjectURL, revokeObjectURL } = URL;
+  URL.createObjectURL = (blob) => {
+    const url = createObjectURL.call(URL, blob);
+    held.add(url);
+    return url;
+  };
+  URL.revokeObjectURL = (url) => {
+    held.delete(url);
+    revokeObjectURL.call(URL, url);
+  };
+}"""
+"""Notes whose bytes the page keeps until it is closed."""
+
+
+def test_pictures_that_need_a_key_are_kept_no_longer_than_they_are_shown(
+    visitor: Visitor, page_root: str, samples: list[Sample], start_service: Any, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("reader s3cret-and-long-enough\n")
+    with start_service(page_root, keys=str(keys)) as client:
+        visit = visitor(base=str(client.base_url))
+        visit.expected = "401"
+        page = visit.page
+        page.add_init_script(f"({HELD})()")
+        page.goto(f"/?uid={samples[5].uid}&safe=false")
+        expect(page.get_by_label("Key, if it asks for one")).to_be_focused()
+        page.keyboard.type("s3cret-and-long-enough")
+        page.keyboard.press("Enter")
+        visit.settle()
+        expect(page.locator(".chip img")).to_have_js_property("naturalWidth", 64)
+        visit.hits.first.locator(".picture").focus()
+        page.keyboard.press("i")
+        expect(page.locator(".large")).to_have_js_property("naturalWidth", 64)
+        assert page.evaluate("held.size") == 0
+
+
+def test_going_back_to_an_answer_that_hides_nothing_shows_it(visit: Any) -> None:
+    """From one whose reasons are open."""
+    page = visit.open(f"?query=face&{PLAIN}")
+    before = visit.captions[:40]
+    page.get_by_label("Safe mode").check()
+    page.wait_for_url(lambda link: "safe=false" not in link)
+    visit.settle()
+    page.locator(".why summary").click()
+    page.go_back()
+    expect(page.locator(".why")).to_have_count(0)
+    assert visit.captions[:40] == before
+    expect(page.locator("#more").or_(page.locator("#end")).first).to_be_attached()
+
+
 @pytest.mark.parametrize(
     ("link", "told", "status"),
     [
