@@ -1,7 +1,7 @@
 """Queries whose best answers are known, to ask an index with.
 
 Queries are pictures and captions of the corpus itself, evenly spaced over it. A caption is held out
-in this sense: no index is trained on it (training.py leaves these rows out). The picture that it
+in this sense: no index is trained on it (build.py leaves these rows out). The picture that it
 belongs to stays in the index as any other answer: one that users ask for. A query's own row, where
 pictures are looked for by picture or captions by caption, counts neither as found nor as missed.
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import faiss
 import numpy as np
 
+from infra.progress import track
 from retrieval import knn
 from retrieval.embedding.embeddings import MODALITIES, Modality
 from retrieval.indexing.manifest import RECALL_AT, Parameters
@@ -92,7 +93,8 @@ def exams_of(
     exams: dict[Modality, Exams] = {}
     for index in MODALITIES:
         depth = TIE_DEPTH * RECALL_AT + 1
-        similarities, ids = knn.search_exactly(streams[index], both, depth)
+        with track(f"index: {index} exam", num_rows, "rows") as bar:
+            similarities, ids = knn.search_exactly(knn.Counted(streams[index], bar), both, depth)
         exams[index] = {}
         for number, asked_by in enumerate(MODALITIES):
             here = slice(number * len(rows), (number + 1) * len(rows))

@@ -108,7 +108,7 @@ def _listed_bytes(code: str, num_rows: int, lists: int, dim: int) -> float:
 
 
 def build_bytes(kind: str, num_rows: int, dim: int) -> float:
-    """What building such an index holds at its peak, training.py's sample apart.
+    """What building such an index holds at its peak, build.py's sample apart.
 
     A graph's links grow by doubling: the old ones are there while the new are filled.
     """

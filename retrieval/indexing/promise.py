@@ -1,5 +1,6 @@
 """What is asked of an index, read from words such as 8GB and 20ms, and refused in one line."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -13,6 +14,11 @@ PROCESS_BYTES = 250 * 10**6
 SAMPLE_SHARE = 8
 """A training sample takes at most the RAM divided by this, and the sample that kinds are compared
 on, both modalities together, as much."""
+
+LEAST_MS = 0.001
+"""As finely as times are written down."""
+MARGIN = 1.2
+"""Of the p99 that a refusal names: no two measurements give the same."""
 
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -62,6 +68,12 @@ def in_words(size_bytes: float) -> str:
     return "1MB"
 
 
+def ms_in_words(ms: float) -> str:
+    """Rounded up, to two digits, for the same reason."""
+    unit = 10.0 ** (math.floor(math.log10(ms)) - 1)
+    return f"{math.ceil(ms / unit) * unit:.10g}ms"
+
+
 def ram_needed(kind: str, num_rows: int, dim: int) -> float:
     """For both modalities' indices in searches, and for building one after the other."""
     building = build_bytes(kind, num_rows, dim) + PROCESS_BYTES
@@ -101,7 +113,8 @@ def refusal(
         ways.append(f"--recall {int(found * 100) / 100:g}")
     reaching = [both for both in by_kind if min(one.recall_at_10 for one in both) >= promise.recall]
     if reaching and promise.p99_ms is not None:
-        ways.append(f"--p99 {min(map(_slowest, reaching)) * 1.2:.1f}ms")
+        slowest = max(min(map(_slowest, reaching)), LEAST_MS)
+        ways.append(f"--p99 {ms_in_words(slowest * MARGIN)}")
     larger = [
         needed for kind in kinds if (needed := ram_needed(kind, num_rows, dim)) > promise.ram_bytes
     ]

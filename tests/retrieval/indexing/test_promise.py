@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faiss
 import pytest
 
 from benchmarks.clip_like import ENCODER, ClipLike, write_corpus
@@ -13,7 +14,8 @@ from infra.summary import Summary
 from retrieval import index
 from retrieval.embedding.embeddings import index_url
 from retrieval.indexing import choice, kinds
-from retrieval.indexing.manifest import IndexManifest, Measurement, Promise
+from retrieval.indexing.exam import Exam
+from retrieval.indexing.manifest import IndexManifest, Measurement, Parameters, Promise
 from retrieval.indexing.promise import (
     PROCESS_BYTES,
     in_words,
@@ -157,7 +159,7 @@ def measured(kind: str, recall: float, p99_ms: float) -> list[Measurement]:
             ],
             [],
             " and p99 5 ms",
-            "--recall 0.8 or --p99 24.0ms",
+            "--recall 0.8 or --p99 24ms",
         ),
         (None, measured("A", 0.5, 3), ["Flat"], "", "--recall 0.5 or --ram 674.7MB"),
         (
@@ -177,6 +179,61 @@ def test_a_refusal_says_what_was_measured_to_be_had(
         f"recall 0.95 within 300MB{asked}: can't be promised for the image index of 1,000,000 "
         f"rows of 64; what was measured would allow {allowed}"
     )
+
+
+@pytest.mark.parametrize("p99_ms", [0.001, 0.04, 0.12, 0.5, 20, 3456.7])
+def test_the_p99_that_a_refusal_offers_could_have_been_kept(p99_ms: float) -> None:
+    promise = Promise(recall=0.95, ram_bytes=10**9, p99_ms=0.0001)
+    refused = str(refusal(promise, "image", measured("A", 0.97, p99_ms), [], 1000, 64))
+    offered = promise_of(0.95, "1GB", refused.rsplit("--p99 ", 1)[1])
+    assert offered is not None
+    assert offered.p99_ms is not None
+    assert 1.1 * p99_ms <= offered.p99_ms <= 1.4 * p99_ms
+
+
+def test_kinds_that_keep_the_promise_come_quickest_first() -> None:
+    """By the slower of both kinds of query."""
+
+    def at(kind: str, recall: float, words_ms: float, pictures_ms: float) -> list[Measurement]:
+        times: dict[Any, float] = {"text": words_ms, "image": pictures_ms}
+        return [
+            one.model_copy(update={"p50_ms": times[one.queries]})
+            for one in measured(kind, recall, 9.0)
+        ]
+
+    frontier = [
+        *at("A", 0.97, 3.0, 3.0),
+        *at("B", 0.96, 1.0, 1.0),
+        *at("quick but poor", 0.90, 0.1, 0.1),
+        *at("C", 0.96, 5.0, 0.1),
+    ]
+    promise = Promise(recall=0.95, ram_bytes=10**9)
+    assert choice._quickest_first(frontier, promise, 2000) == ["B", "A", "C"]
+    assert choice._quickest_first(frontier, promise.model_copy(update={"p99_ms": 8.0}), 2000) == []
+
+
+@pytest.mark.usefixtures("large_from_1000")
+def test_a_kind_that_is_quick_on_the_sample_alone_gives_way_to_the_next(
+    corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock's place is taken, so that it is known which kind is quick, and where."""
+    quickest = (faiss.IndexIVFScalarQuantizer, 1.0)
+    next_best = (faiss.IndexRefine, 2.0)
+
+    def milliseconds(_exam: Exam, index: faiss.Index, _: Parameters) -> tuple[float, float]:
+        index = faiss.downcast_index(index)
+        p50 = next((ms for kind, ms in (quickest, next_best) if isinstance(index, kind)), 5.0)
+        is_slow = isinstance(index, quickest[0]) and index.ntotal == VECTORS.num_rows
+        return p50, 1000.0 if is_slow else 2 * p50
+
+    monkeypatch.setattr(Exam, "milliseconds", milliseconds)
+    monkeypatch.setattr(choice, "COMPARED_ROWS", VECTORS.num_rows // 2)
+    run(corpus, recall=0.8, ram="1GB", p99="50ms")
+    manifest = manifest_of(corpus)
+    assert all("Refine" in kind for kind in manifest.kind.split(" + "))
+    on_all_rows = [one for one in manifest.frontier if one.num_rows == VECTORS.num_rows]
+    assert on_all_rows
+    assert {(one.kind.partition(",")[2], one.p99_ms) for one in on_all_rows} == {("SQ8", 1000.0)}
 
 
 def test_a_promise_beside_a_kind_is_refused_and_nothing_is_written(corpus: str) -> None:

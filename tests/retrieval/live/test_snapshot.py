@@ -85,6 +85,22 @@ def test_exactly_k_of_the_rows_that_may_be_shown(
             assert near == pytest.approx(true, abs=2e-6)
 
 
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="this system does not tell what is mapped")
+@pytest.mark.parametrize("kind", ["Flat", "HNSW16"])
+def test_an_index_is_mapped_and_not_read(
+    kind: str, tmp_path: Path, make_embedded: Callable[..., Any]
+) -> None:
+    corpus = make_embedded(tmp_path / "corpus", 500)
+    index.run(index.Config(root=corpus.root, kind=kind, num_queries=5))
+    retriever = Retriever.open(corpus.root)
+    assert retriever.search(corpus.image[:1].astype(np.float32), 5)
+    mapped = [line for line in MAPS.read_text().splitlines() if corpus.root in line]
+    assert any(line.endswith("image.index") for line in mapped), mapped
+
+
 def test_the_larger_a_graph_the_more_allowed_rows_are_compared_with() -> None:
     assert exact.max_rows(10**5, is_graph=True) == exact.MAX_ROWS
     assert exact.max_rows(10**7, is_graph=True) == pytest.approx(179_000, rel=0.01)
