@@ -11,8 +11,9 @@ server, as it ships: a thread a request, no queue. What it loads besides (aesthe
 multilingual models, from the network) is off on both sides.
 
 First one client alone, for the time that an answer takes; then all of them. Memory is that of the
-server's process after a tenth of the time and at the end. WORK keeps the corpus, the index, the
-weights and the other's environment (6 GB with torch, once); --peer-python names one that is there.
+server's process after a tenth of the time, at half of it and at the end, so that growth which
+levels off can be told from growth which does not. WORK keeps the corpus, the index, the weights and
+the other's environment (6 GB with torch, once); --peer-python names one that is there.
 """
 
 import argparse
@@ -46,6 +47,8 @@ MODEL = "ViT-B-32"
 NUM_HITS = 40
 START_S = 300.0
 WARM_S = 5.0
+PARTS = (0.1, 0.4, 0.5)
+"""Of the time: what grows in the first half and no more in the second has levelled off."""
 MIX = ("text",) * 7 + ("embedding",) * 2 + ("image",)
 
 PEER = """
@@ -92,9 +95,12 @@ def main() -> None:
             crowd[server.name], memory[server.name] = _weighed(server, requests, options)
     _print("one client", alone)
     _print(f"{options.clients} clients", crowd)
-    for name, (before, after) in memory.items():
-        early, growth = before / 2**20, (after - before) / 2**20
-        print(f"{name}: {early:,.0f} MiB after a tenth of the time, {growth:+,.1f} at the end")
+    for name, weighed in memory.items():
+        first, half, last = (size / 2**20 for size in weighed)
+        print(
+            f"{name}: {first:,.0f} MiB after a tenth of the time, {half - first:+,.1f} until half "
+            f"of it, {last - half:+,.1f} from there to the end"
+        )
     mine, other = (crowd[one.name] for one in (ours, theirs))
     p99s = mine.quantile_ms(0.99) / max(other.quantile_ms(0.99), 1e-9)
     print(
@@ -150,14 +156,16 @@ def _load(server: Server, requests: Requests, num_clients: int, seconds: float) 
 
 def _weighed(
     server: Server, requests: Requests, options: argparse.Namespace
-) -> tuple[Load, tuple[int, int]]:
-    first = _load(server, requests, options.clients, options.seconds / 10)
-    before = server.memory_bytes()
-    load = _load(server, requests, options.clients, options.seconds * 0.9)
-    load.statuses.update(first.statuses)
-    load.latencies_s += first.latencies_s
-    load.seconds += first.seconds
-    return load, (before, server.memory_bytes())
+) -> tuple[Load, list[int]]:
+    """And the memory after each part of the time."""
+    whole, sizes = Load(0.0), []
+    for share in PARTS:
+        load = _load(server, requests, options.clients, options.seconds * share)
+        sizes.append(server.memory_bytes())
+        whole.statuses.update(load.statuses)
+        whole.latencies_s += load.latencies_s
+        whole.seconds += load.seconds
+    return whole, sizes
 
 
 def _print(title: str, loads: dict[str, Load]) -> None:
