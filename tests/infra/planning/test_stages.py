@@ -10,6 +10,7 @@ from infra.planning.stages import (
     estimate,
     index_demand,
     pack_demand,
+    score_demand,
 )
 from infra.planning.workload import PICTURE_BYTES_AT_256, SAMPLE_OVERHEAD_BYTES, Workload
 
@@ -85,6 +86,14 @@ def test_without_gpus_the_cores_encode() -> None:
     assert demand.gpu_s == 0
     encode_s = 0.8e6 * 1e10 / (RATES.encode_core_gflops * 1e9)
     assert demand.core_s == pytest.approx(encode_s + 0.8e6 * 1e-3)
+
+
+def test_scoring_reads_all_and_writes_little() -> None:
+    made = estimate("score", score_demand(WORK, RATES), fleet(cpu=CPUS, gpu=GPUS), RATES)
+    assert (made.machine, made.bound) == ("cpu", "cores")
+    assert made.seconds == pytest.approx(0.8e6 * RATES.score_ms / 1e3 / 100)
+    assert made.demand.written_bytes < made.demand.read_bytes / 100
+    assert made.demand.writes == 3 * 100
 
 
 def test_an_index_is_made_on_one_machine_however_many_there_are() -> None:
