@@ -12,6 +12,7 @@ much before it hands out anything, from the asking, with its processes running.
     decoding       our decoder in a process a core, bytes and pixels in memory: the ceiling
     threads        training.data, decoding in threads of the training process
     processes      training.data, decoding in a process a core beside it
+    ray            training.data, decoding in a Ray actor a core, on this machine too
     webdataset     WebLoader with a worker a core: decode("pil"), torchvision's Resize, CenterCrop
     ray data       ray.data.read_webdataset, the same decoding in map_batches, iter_batches
     ... fast       the two with our decoder in place of theirs, which they do not bring: what the
@@ -37,12 +38,13 @@ SIDES = (
     "decoding",
     "threads",
     "processes",
+    "ray",
     "webdataset",
     "webdataset fast",
     "ray data",
     "ray data fast",
 )
-OURS = ("threads", "processes")
+OURS = ("threads", "processes", "ray")
 THEIRS = ("webdataset", "ray data")
 
 

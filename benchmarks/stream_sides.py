@@ -41,6 +41,7 @@ def main() -> None:
         batches = {
             "threads": lambda: ours(root, image_size, cores, "threads"),
             "processes": lambda: ours(root, image_size, cores, "processes"),
+            "ray": lambda: by_actors(root, image_size, cores),
             "webdataset": lambda: webdataset(root, image_size, cores, Theirs(image_size)),
             "webdataset fast": lambda: webdataset(root, image_size, cores, Fast(image_size)),
             "ray data": lambda: ray_data(root, Theirs(image_size)),
@@ -118,6 +119,14 @@ def ours(root: str, image_size: int, cores: int, decode_in: Any) -> Iterator[int
     with prefetched(stream, steps, range(BATCH), DEPTH) as batches:
         for batch in batches:
             yield len(batch.pixels)
+
+
+def by_actors(root: str, image_size: int, cores: int) -> Iterator[int]:
+    """A Ray actor a core, here all on this machine: what Ray's object store costs."""
+    from infra.cluster import Workers, connect
+
+    connect(Workers())
+    yield from ours(root, image_size, cores, "ray")
 
 
 # Theirs
