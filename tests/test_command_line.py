@@ -16,7 +16,10 @@ from infra.config import Settings
 from pipeline.corpus import read_manifest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "ray", "open_clip", "faiss", "duckdb", "cv2", "pandas", "pyarrow")
+HEAVY = (
+    *("torch", "ray", "open_clip", "faiss", "duckdb", "cv2", "pandas", "pyarrow", "numpy", "PIL"),
+    *("transformers", "fastapi", "aiohttp", "s3fs", "jinja2", "prometheus_client", "onnxruntime"),
+)
 
 
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
