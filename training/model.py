@@ -26,11 +26,11 @@ class Beginning:
     """A picture to begin from instead of noise."""
 
     pixels: Tensor
-    """uint8 `[3, S, S]`."""
+    """uint8 `[3, H, W]`."""
     strength: float
     """The share of the way from noise that is gone again; 1 begins from noise alone."""
     anew: Tensor | None = None
-    """bool `[S, S]`: where to draw; elsewhere the picture stays as it is."""
+    """bool `[H, W]`: where to draw; elsewhere the picture stays as it is."""
     num_resamples: int = 0
     """How often a step is repeated, for what is drawn to fit what is kept (`repaint`); 0: it is
     only held in its place (`keeping`)."""
@@ -62,6 +62,7 @@ class TrainedModel:
         seed: int,
         batch_size: int,
         first: int = 0,
+        shape: tuple[int, int] | None = None,
         negative: str = "",
         rescale: float = 0.0,
         begin: Beginning | None = None,
@@ -69,7 +70,8 @@ class TrainedModel:
         augmentation: float = 0.0,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU.
+        """A picture a caption, `[n, 3, H, W]` in [-1, 1] on the CPU; `shape` is H and W, none: the
+        square.
 
         The noise of the i-th follows from (seed, first + i): what is drawn beside it, and how much
         at once, changes a picture by rounding only. A super-resolution stage enlarges `small`
@@ -79,7 +81,7 @@ class TrainedModel:
         for start in range(0, len(captions), batch_size):
             rows = slice(start, start + batch_size)
             generators = picture_generators(seed, first + start, len(captions[rows]))
-            blank = torch.empty(len(generators), *self._shape, device=self.device)
+            blank = torch.empty(len(generators), *self._shape_of_x(shape), device=self.device)
             x_T = noise(blank, generators)
             given = None
             if small is not None:
@@ -158,10 +160,11 @@ class TrainedModel:
             rescale=rescale,
         )
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        side = self.config.image_size // self.space.shape.downscale
-        return self.space.shape.channels, side, side
+    def _shape_of_x(self, shape: tuple[int, int] | None) -> tuple[int, int, int]:
+        """C, h, w of what the network draws."""
+        height, width = shape or (self.config.image_size, self.config.image_size)
+        downscale = self.space.shape.downscale
+        return self.space.shape.channels, height // downscale, width // downscale
 
     def _condition(self, small: Tensor, augmentation: float, generators: Generators) -> Tensor:
         assert isinstance(self.space, UpscaleSpace)

@@ -26,10 +26,12 @@ from training.drawing.settings import DrawSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from training.config import Config as TrainConfig
     from training.drawing.frames import Frames
     from training.drawing.request import Request
     from training.drawing.wanted import Wanted
     from training.samplers import Step
+    from training.streaming.shapes import Shape
 
 NUM_STRIP_FRAMES = 10
 NUM_ANIMATION_FRAMES = 48
@@ -60,6 +62,9 @@ class Config(DrawSettings):
     """Also write these first pictures coming out of the noise: a .gif, .webp or .apng."""
     num_images: int = Field(4, ge=1)
     """Pictures a caption."""
+    aspect_ratio: float = Field(1.0, gt=0)
+    """Width over height: the nearest of the shapes that the run was trained in, where those are
+    more than the square (its data.max_aspect_ratio)."""
     guidance_scale: float = Field(3.0, ge=0)
     """How far the caption pulls: 1 is the plain conditional model, 0 ignores the caption."""
     init_image: Annotated[Place | None, EXECUTION_ONLY] = None
@@ -136,7 +141,28 @@ def make_request(config: Config) -> "Request":
         mask=_read(config.mask),
         num_resamples=config.num_resamples,
         augmentation=config.augmentation,
+        shape=_shape(config, trained),
     )
+
+
+def _shape(config: Config, trained: "TrainConfig") -> "Shape | None":
+    """To draw in; None: the square."""
+    import numpy as np
+
+    from training.streaming.shapes import nearest_shapes, shapes_for
+
+    data, ratio = trained.data, config.aspect_ratio
+    if ratio == 1:
+        return None
+    most = 1.0 if trained.space.upscale_from else data.max_aspect_ratio
+    if not 1 / most <= ratio <= most:
+        raise ConfigError(
+            f"--aspect-ratio {ratio:g}: expected from {1 / most:g} to {most:g}, the shapes that "
+            f"{config.run} draws (data.max_aspect_ratio of its training; a super-resolution stage "
+            "draws squares)"
+        )
+    shapes = shapes_for(trained.image_size, data.max_aspect_ratio, data.side_multiple)
+    return shapes[int(nearest_shapes(np.array([ratio]), np.array([1.0]), shapes)[0])]
 
 
 def _check(config: Config) -> None:

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from infra.cluster import Workers
 from infra.errors import ConfigError, InputError
 from training import sample, train
-from training.config import Config, SpaceConfig
+from training.config import Config, DataConfig, SpaceConfig
 from training.drawing.png import png_bytes
+
+LOCAL = Workers(local=True)
 
 
 def draw(run: str, output: Path, **changes: object) -> Image.Image:
@@ -19,6 +22,11 @@ def draw(run: str, output: Path, **changes: object) -> Image.Image:
     with Image.open(output) as image:
         image.load()
         return image
+
+
+def draw_set(run: str, output: Path, **settings: object) -> None:
+    settings = {"captions": ("red heart", "a cat"), "num_steps": 2} | settings
+    sample.run(sample.Config(run=run, output=str(output), **settings))
 
 
 def test_grid_strip_and_their_metadata_are_written(trained_run: str, tmp_path: Path) -> None:
@@ -96,6 +104,10 @@ def test_a_picture_to_begin_from_and_a_mask_are_read_from_files(
     begun: dict[str, object] = {"init_image": str(tmp_path / "red.png"), "num_images": 1}
     grid = draw(trained_run, tmp_path / "a.png", mask=str(tmp_path / "black.png"), **begun)
     assert grid.getpixel((40, 40)) == (255, 0, 0)  # nothing was to be drawn anew
+    assert grid.info["sampler"] == "ddpm"
+    mask = str(tmp_path / "black.png")
+    grid = draw(trained_run, tmp_path / "a.png", mask=mask, num_resamples=2, **begun)
+    assert grid.info["sampler"] == "repaint"
     strip = str(tmp_path / "strip.png")
     draw(trained_run, tmp_path / "b.png", strength=0.4, strip=strip, **begun)
     with Image.open(strip) as opened:
@@ -109,6 +121,36 @@ def test_a_picture_to_begin_from_and_a_mask_are_read_from_files(
         draw(trained_run, tmp_path / "c.png", init_image=str(tmp_path / "none.png"))
     with pytest.raises(ConfigError, match="shows a grid's pictures; expected --layout grid"):
         draw(trained_run, tmp_path / "set", layout="files", strip="x.png")
+
+
+def test_a_run_that_was_trained_in_more_shapes_than_the_square_draws_in_them(
+    trained_run: str, config_of: Callable[..., Config], tmp_path: Path
+) -> None:
+    data = DataConfig(max_aspect_ratio=2.0, side_multiple=8)
+    run = str(tmp_path / "run")
+    train.run(config_of(run=run, image_size=32, data=data, num_steps=2, checkpoint_every=2))
+    Image.new("RGB", (96, 32), "red").save(tmp_path / "red.png")
+    Image.new("L", (48, 24), 0).save(tmp_path / "black.png")
+    settings: dict[str, object] = {"layout": "files", "num_images": 1, "workers": LOCAL}
+    draw_set(run, tmp_path / "wide", aspect_ratio=1.9, **settings)
+    with Image.open(tmp_path / "wide" / "00000000.png") as picture:
+        assert picture.size == (40, 24)
+        assert (picture.info["width"], picture.info["height"]) == ("40", "24")
+    begun = {"init_image": str(tmp_path / "red.png"), "mask": str(tmp_path / "black.png")}
+    draw_set(run, tmp_path / "tall", aspect_ratio=0.6, **begun, **settings)
+    with Image.open(tmp_path / "tall" / "00000001.png") as picture:
+        assert picture.size == (24, 40)
+        assert picture.getcolors() == [(24 * 40, (255, 0, 0))]
+    draw_set(run, tmp_path / "square", **settings)
+    with Image.open(tmp_path / "square" / "00000000.png") as picture:
+        assert picture.size == (32, 32)
+        assert "width" not in picture.info
+    grid = draw(run, tmp_path / "grid.png", aspect_ratio=0.6)
+    assert grid.height > 2 * 200
+    with pytest.raises(ConfigError, match=r"--aspect-ratio 1\.9: expected from 1 to 1, the shapes"):
+        draw(trained_run, tmp_path / "x.png", aspect_ratio=1.9)
+    with pytest.raises(ConfigError, match=r"--aspect-ratio 0\.4: expected from 0\.5 to 2, the sh"):
+        draw(run, tmp_path / "x.png", aspect_ratio=0.4)
 
 
 def test_a_super_resolution_stage_enlarges_what_another_run_drew(

@@ -39,6 +39,8 @@ class Request:
     """A picture's file: white where to draw anew."""
     num_resamples: int = 0
     augmentation: float = 0.0
+    shape: tuple[int, int] | None = None
+    """Height and width; none: the square that the run was trained in."""
 
     def about(self) -> dict[str, Any]:
         """What decides the pictures, for their text: of RUN its name alone, for they are shown
@@ -49,19 +51,26 @@ class Request:
             names += ["strength", "num_resamples"]
         if self.augmentation:
             names += ["augmentation"]
-        run = self.run.rstrip("/").rpartition("/")[2]
-        return {"run": run} | {name: getattr(self, name) for name in names}
+        about: dict[str, Any] = {"run": self.run.rstrip("/").rpartition("/")[2]}
+        about |= {name: getattr(self, name) for name in names}
+        if self.mask is not None and self.num_resamples:
+            about["sampler"] = "repaint"  # which has a sampler of its own
+        if self.shape is not None:
+            about["height"], about["width"] = self.shape
+        return about
 
-    def beginning(self, size: int) -> "Beginning | None":
-        """The picture to begin from, if any, cut to the model's size as training cuts its own."""
+    def beginning(self, image_size: int) -> "Beginning | None":
+        """The picture to begin from, if any, cut as training cuts its own; of a square of
+        `image_size` where no other shape is asked for."""
         from training.model import Beginning
 
         if self.init_image is None:
             return None
-        pixels = torch.from_numpy(_square(self.init_image, size)).permute(2, 0, 1)
+        shape = self.shape or (image_size, image_size)
+        pixels = torch.from_numpy(_middle(self.init_image, shape)).permute(2, 0, 1)
         anew = None
         if self.mask is not None:
-            anew = torch.from_numpy(_square(self.mask, size).mean(2) > WHITE)
+            anew = torch.from_numpy(_middle(self.mask, shape).mean(2) > WHITE)
         return Beginning(pixels, self.strength, anew, self.num_resamples)
 
 
@@ -78,7 +87,7 @@ def draw(
     small: np.ndarray | None = None,
     on_step: "OnStep | None" = None,
 ) -> Tensor:
-    """A picture a caption, `[n, 3, S, S]` in [-1, 1] on the CPU; `first` is the first's number.
+    """A picture a caption, `[n, 3, H, W]` in [-1, 1] on the CPU; `first` is the first's number.
 
     `small` [n, s, s, 3] uint8 is what a super-resolution stage enlarges, and only it takes.
     Raises ConfigError where it is missing or too much.
@@ -102,6 +111,7 @@ def draw(
         seed=request.seed,
         first=first,
         batch_size=request.batch_size,
+        shape=request.shape,
         begin=request.beginning(model.config.image_size),
         small=None if small is None else torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1,
         augmentation=request.augmentation,
@@ -109,7 +119,7 @@ def draw(
     )
 
 
-def _square(data: bytes, size: int) -> np.ndarray:
-    """A picture's file -> its middle, `[S, S, 3]` uint8."""
-    picture = ImageOps.fit(decode_picture(data), (size, size), Image.Resampling.BICUBIC)
+def _middle(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """A picture's file -> as much of its middle as has this shape, `[H, W, 3]` uint8."""
+    picture = ImageOps.fit(decode_picture(data), shape[::-1], Image.Resampling.BICUBIC)
     return np.array(picture)

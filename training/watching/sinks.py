@@ -4,7 +4,7 @@ Writes  RUN/tensorboard/, RUN/wandb/, RUN/mlflow.db and mlflow-artifacts/, or wh
         environment names (WANDB_*, MLFLOW_TRACKING_URI)
 
 A run that goes on after a crash goes on in the same place, by an id of its own; steps that it takes
-again replace those it had logged (TensorBoard, wandb) or stand beside them (MLflow). A server that
+again replace those it had logged (TensorBoard) or stand beside them (wandb, MLflow). A server that
 fails on the way is told of and no longer written to: it never ends a training.
 """
 
