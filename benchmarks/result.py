@@ -12,7 +12,7 @@ first seeds.
 
 Writes  WORK/train, heldout            the corpora
         WORK/unet, uvit                the runs
-        WORK/<network>-seen.png  -unseen.png  -<network>/ (scores.json, trade-off.svg, nearest.png)
+        WORK/<network>-seen.png  -unseen.png  -scores/ (scores.json, trade-off.svg, nearest.png)
         WORK/RESULT.md                 losses, speed and scores side by side
 """
 
