@@ -8,15 +8,17 @@ again. Words and pictures are added as they are: docs/query.md says what else wa
 may be used from any number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infra.errors import CarraraError
 from pipeline.fetching.fetch_settings import FetchSettings
 from retrieval.asking.aesthetics import rating_vector
 from retrieval.asking.clock import Seconds, timed
 from retrieval.asking.encoding import TermEncoder, unit
+from retrieval.asking.faults import Faults
 from retrieval.asking.question import Answer, Question, Term
 from retrieval.asking.safety import safety_rule
 from retrieval.asking.walk import Scope, Walk
@@ -70,23 +72,43 @@ class Asker:
 
         Raises InputError and ConfigError for what can't be asked.
         """
+        answers = self._answers(questions, Faults(is_strict=True))
+        return [answers[place] for place in range(len(questions))]
+
+    def answer_each(self, questions: Sequence[Question]) -> list[Answer | CarraraError]:
+        """The same, but what can't be asked has its error in its place and holds up no other.
+
+        Pictures of the web were fetched before: one that can't be ends it for all.
+        """
+        faults = Faults(is_strict=False)
+        answers = self._answers(questions, faults)
+        return [answers.get(place) or faults[place] for place in range(len(questions))]
+
+    def _answers(self, questions: Sequence[Question], faults: Faults) -> dict[int, Answer]:
+        """By place, of those without a fault."""
         state = self.retriever.state  # one state for all steps: row numbers are its own
         shared = Seconds(float)
+        scopes: dict[int, Scope] = {}
         # Before the encoder, which may take seconds to load: most mistakes are found here.
         with timed(shared, "filter"):
-            scopes = [Scope.of(question, state) for question in questions]
-        vectors = self._vectors(questions, state, shared)
-        walks = []
-        for question, scope, vector in zip(questions, scopes, vectors, strict=True):
-            seconds = Seconds(float)
-            with timed(seconds, "filter"):
+            for place, question in enumerate(questions):
+                with faults.noted(place):
+                    scopes[place] = Scope.of(question, state)
+        asked = {place: questions[place] for place in scopes}
+        walks: dict[int, Walk] = {}
+        for place, vector in self._vectors(asked, state, shared, faults).items():
+            question, seconds = questions[place], Seconds(float)
+            with faults.noted(place), timed(seconds, "filter"):
                 moved, notes = _moved_to_rating(question, vector, state)
-            walks.append(Walk(question, scope, moved, state, seconds, notes))
+                walks[place] = Walk(question, scopes[place], moved, state, seconds, notes)
         with timed(shared, "search"):
             found = _search_together(walks, state)
+        answers: dict[int, Answer] = {}
+        for place, walk in walks.items():
+            with faults.noted(place):
+                answers[place] = walk.answer(*found[place])
         share = {step: spent / max(len(questions), 1) for step, spent in shared.items()}
-        answers = [walk.answer(*candidates) for walk, candidates in zip(walks, found, strict=True)]
-        for answer in answers:
+        for answer in answers.values():
             steps = {**share, **answer.seconds}
             answer.seconds = {
                 step: share.get(step, 0) + answer.seconds.get(step, 0) for step in steps
@@ -104,26 +126,36 @@ class Asker:
 
     def embed(self, term: Term) -> np.ndarray:
         """The unit vector [d] of one term, whatever its weight."""
-        (vector,) = self._terms.vectors([term], self.retriever.state, False, Seconds(float))
+        state, strict = self.retriever.state, Faults(is_strict=True)
+        (vector,) = self._terms.vectors([term], [0], state, False, Seconds(float), strict)
         return np.asarray(vector)
 
     def _vectors(
-        self, questions: Sequence[Question], state: "Snapshot", seconds: Seconds
-    ) -> list[np.ndarray]:
-        """Each question's unit vector [d]."""
-        sums = [np.zeros(state.manifest.dim) for _ in questions]
+        self,
+        questions: Mapping[int, Question],
+        state: "Snapshot",
+        seconds: Seconds,
+        faults: Faults,
+    ) -> dict[int, np.ndarray]:
+        """The unit vectors [d] of those without a fault, by place."""
+        sums = {place: np.zeros(state.manifest.dim) for place in questions}
         for multilingual in (False, True):
             owned = [
-                (number, term)
-                for number, question in enumerate(questions)
+                (place, term)
+                for place, question in questions.items()
                 if question.multilingual == multilingual
                 for term in question.terms
             ]
-            terms = [term for _, term in owned]
-            vectors = self._terms.vectors(terms, state, multilingual, seconds)
-            for (number, term), vector in zip(owned, vectors, strict=True):
-                sums[number] += term.weight * vector
-        return [unit(total, "query: its terms cancel each other out") for total in sums]
+            places, terms = [place for place, _ in owned], [term for _, term in owned]
+            vectors = self._terms.vectors(terms, places, state, multilingual, seconds, faults)
+            for place, term, vector in zip(places, terms, vectors, strict=True):
+                sums[place] += term.weight * vector
+        units = {}
+        for place, total in sums.items():
+            if place not in faults:
+                with faults.noted(place):
+                    units[place] = unit(total, "query: its terms cancel each other out")
+        return units
 
 
 def _moved_to_rating(
@@ -139,11 +171,11 @@ def _moved_to_rating(
 
 
 def _search_together(
-    walks: Sequence[Walk], state: "Snapshot"
-) -> list[tuple[np.ndarray, np.ndarray]]:
+    walks: Mapping[int, Walk], state: "Snapshot"
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Each walk's first candidates: similarities and rows; one search for those that look alike."""
     alike: dict[tuple[object, ...], list[int]] = {}
-    for place, walk in enumerate(walks):
+    for place, walk in walks.items():
         question = walk.question
         alike.setdefault((question.modality, question.where, walk.num_first), []).append(place)
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -154,4 +186,4 @@ def _search_together(
             vectors, first.num_first, first.question.modality, first.allowed
         )
         found |= dict(zip(places, zip(similarities, rows, strict=True), strict=True))
-    return [found[place] for place in range(len(walks))]
+    return found

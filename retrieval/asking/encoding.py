@@ -5,7 +5,7 @@ safe fetcher. From any number of threads.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from infra.errors import ConflictError, InputError
 from pipeline.fetching.fetch_settings import Failure, FetchSettings
 from retrieval.asking.clock import Seconds, timed
+from retrieval.asking.faults import Faults
 from retrieval.asking.question import Term
 
 if TYPE_CHECKING:
@@ -58,32 +59,43 @@ class TermEncoder:
         self._loading = threading.Lock()
 
     def vectors(
-        self, terms: Sequence[Term], state: "Snapshot", multilingual: bool, seconds: Seconds
+        self,
+        terms: Sequence[Term],
+        places: Sequence[int],
+        state: "Snapshot",
+        multilingual: bool,
+        seconds: Seconds,
+        faults: Faults,
     ) -> np.ndarray:
-        """[len(terms), d] float32, unit rows. Raises InputError for a term that can't be used."""
+        """[len(terms), d] float32, unit rows; those of a question with a fault may be zero.
+
+        `places`: of each term's question. Raises InputError where a picture can't be fetched.
+        """
         found = np.zeros((len(terms), state.manifest.dim), np.float32)
-        for place, term in enumerate(terms):
-            if term.embedding is not None:
-                found[place] = _given(term.embedding, state)
-            elif term.uid is not None:
-                found[place] = _stored(term.uid, state)
-        texts = {place: term.text for place, term in enumerate(terms) if term.text is not None}
-        if texts:
-            is_few = len(texts) <= MAX_QUICK_TEXTS and not any(one.is_picture for one in terms)
-            if multilingual:
-                tower = self._multilingual_tower(state)
-            else:
-                tower = self._text_tower(state, may_be_quick=is_few)
-            with timed(seconds, "encode_text"):
-                found[list(texts)] = tower.encode_texts(list(texts.values()))
+        for row, (term, place) in enumerate(zip(terms, places, strict=True)):
+            with faults.noted(place):
+                if term.embedding is not None:
+                    found[row] = _given(term.embedding, state)
+                elif term.uid is not None:
+                    found[row] = _stored(term.uid, state)
         terms = self.with_pictures(terms, seconds)
-        pictures = {place: term.image for place, term in enumerate(terms) if term.image is not None}
+        left = {row: term for row, term in enumerate(terms) if places[row] not in faults}
+        texts = {row: term.text for row, term in left.items() if term.text is not None}
+        pictures = {row: term.image for row, term in left.items() if term.image is not None}
+        if texts:
+            with faults.noted(*(places[row] for row in texts)):
+                may_be_quick = len(texts) <= MAX_QUICK_TEXTS and not pictures
+                tower = self._tower(state, multilingual, may_be_quick)
+                with timed(seconds, "encode_text"):
+                    found[list(texts)] = tower.encode_texts(list(texts.values()))
         if pictures:
-            encoder = self._whole_encoder(state)
-            with timed(seconds, "decode"):
-                pixels = np.stack([_pixels(encoder, data) for data in pictures.values()])
-            with timed(seconds, "encode_image"):
-                found[list(pictures)] = encoder.encode_pixels(pixels)
+            with faults.noted(*(places[row] for row in pictures)):
+                encoder = self._whole_encoder(state)
+                with timed(seconds, "decode"):
+                    pixels = _decoded(encoder, pictures, places, faults)
+                if pixels:
+                    with timed(seconds, "encode_image"):
+                        found[list(pixels)] = encoder.encode_pixels(np.stack([*pixels.values()]))
         return found
 
     def with_pictures(self, terms: Sequence[Term], seconds: Seconds) -> list[Term]:
@@ -115,6 +127,13 @@ class TermEncoder:
         finally:
             fetcher.close()
         return found
+
+    def _tower(self, state: "Snapshot", multilingual: bool, may_be_quick: bool) -> TextTower:
+        return (
+            self._multilingual_tower(state)
+            if multilingual
+            else self._text_tower(state, may_be_quick=may_be_quick)
+        )
 
     def _text_tower(self, state: "Snapshot", *, may_be_quick: bool) -> TextTower:
         """For a few words the one that takes no seconds to load, if that is what matters."""
@@ -170,11 +189,22 @@ def unit(vector: np.ndarray, reason: str) -> np.ndarray:
     return direction
 
 
+def _decoded(
+    encoder: "Encoder", pictures: Mapping[int, bytes], places: Sequence[int], faults: Faults
+) -> dict[int, np.ndarray]:
+    """By row, without those that can't be."""
+    pixels = {}
+    for row, data in pictures.items():
+        with faults.noted(places[row]):
+            pixels[row] = _pixels(encoder, data)
+    return pixels
+
+
 def _pixels(encoder: "Encoder", data: bytes) -> np.ndarray:
     try:
         return encoder.preprocess(data)
     except InputError as error:
-        raise InputError(f"picture: {error}; expected a JPEG, PNG, WebP, ...") from None
+        raise InputError(f"picture: {error}") from None
 
 
 def _given(embedding: list[float], state: "Snapshot") -> np.ndarray:

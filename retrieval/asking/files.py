@@ -54,7 +54,7 @@ def read_picture(url: str, weight: float = 1.0) -> Term:
     try:
         decode_picture(data)
     except InputError as error:
-        raise InputError(f"{url}: {error}; expected a JPEG, PNG, WebP, ...") from None
+        raise InputError(f"{url}: {error}") from None
     return Term(image=data, weight=weight)
 
 

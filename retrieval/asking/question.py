@@ -37,11 +37,6 @@ class Term(BaseModel):
     weight: float = 1.0
     """How much it counts; negative: away from it."""
 
-    @property
-    def is_picture(self) -> bool:
-        """That must be encoded."""
-        return self.image is not None or self.image_url is not None
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
@@ -106,7 +101,7 @@ class Answer:
     """By uid of the hit that is shown: its near copies."""
     hidden: dict[str, int] = field(default_factory=dict)
     """By reason: how many were passed over before the last hit and after the page before; where
-    hardly anything is safe, all that is not known to be."""
+    hardly anything is safe, all that is not known to be, once over all pages."""
     notes: list[str] = field(default_factory=list)
     """What else people should be told, a line each."""
     copy: "CopyVerdict | None" = None

@@ -6,6 +6,7 @@ looking further.
 
 import dataclasses
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -67,11 +68,9 @@ class Walk:
         self._seconds = seconds
         self._notes = list(notes)
         self._num_unsafe_left_out = 0
-        need = question.offset + question.k
-        pool = POOL * question.k
-        self._num_wanted = math.ceil(need / pool) * pool if question.diversify else need
+        self._num_wanted = self._wanted(question.offset + question.k)
         passes_over = question.dedup or question.unique_urls or question.safe
-        self.num_first = 2 * self._num_wanted + 16 if passes_over else self._num_wanted
+        self.num_first = _candidates(self._num_wanted) if passes_over else self._num_wanted
         """Candidates to begin with."""
 
     def answer(self, similarities: np.ndarray, rows: np.ndarray) -> Answer:
@@ -93,6 +92,11 @@ class Walk:
                 if place in self._ranking.folded
             }
         return Answer(hits, folded, self._hidden(order), self._notes, seconds=dict(self._seconds))
+
+    def _wanted(self, reach: int) -> int:
+        """How many may be shown up to a page's end: of whole pools, where it is diverse."""
+        pool = POOL * self.question.k
+        return math.ceil(reach / pool) * pool if self.question.diversify else reach
 
     def _look(self, similarities: np.ndarray, rows: np.ndarray) -> None:
         num = self.num_first
@@ -122,6 +126,8 @@ class Walk:
             urls=urls,
             groups=self._state.groups[rows] if self.question.dedup else None,
         )
+        if self._is_safe is not None:
+            self._num_among_all, self._safe_places = len(rows), self._ranking.shown
 
     def _leave_out_unsafe(self) -> None:
         assert self._is_safe is not None
@@ -155,9 +161,25 @@ class Walk:
         before = max(order[: self.question.offset], default=-1)
         last = max(order[:end]) if len(order) >= end else math.inf
         hidden = self._ranking.num_hidden(before, last)
-        if self._num_unsafe_left_out:
+        if self._is_unsafe_told():
+            hidden.pop(UNSAFE, None)
+        elif self._num_unsafe_left_out:
             hidden[UNSAFE] = self._num_unsafe_left_out
         return hidden
+
+    def _is_unsafe_told(self) -> bool:
+        """Whether a page before this one left out all that is unsafe, and so told of all of it: who
+        goes from page to page adds up what they tell."""
+        question = self.question
+        ends = range(question.offset, 0, -question.k) if question.safe else ()
+        for wanted in map(self._wanted, ends):
+            num = _candidates(wanted)
+            while num * LOOK_FURTHER <= MAX_UNSAFE_LOOK * wanted:
+                num *= LOOK_FURTHER
+            # What it looked at last are the first of what was looked at here.
+            if num <= self._num_among_all and bisect_left(self._safe_places, num) < wanted:
+                return True
+        return False
 
     def _note(self, num_shown: int) -> None:
         question, shown = self.question, ~self._state.removed
@@ -166,3 +188,8 @@ class Walk:
             self._notes.append(f"where: {num:,} of {int(shown.sum()):,} samples")
         if num_shown < question.k:
             self._notes.append(f"{num_shown:,} of the {question.k:,} asked for: there are no more")
+
+
+def _candidates(num_wanted: int) -> int:
+    """To begin with, where some of them will be passed over."""
+    return 2 * num_wanted + 16

@@ -113,5 +113,5 @@ class Examples:
             return decode_picture(storage.read_bytes(url))
         except InputError as error:
             raise InputError(
-                f"{self._option} {url}: {error}; expected pictures alone in the folder"
+                f"{self._option} {url}: {error}; nothing else may lie in the folder"
             ) from None

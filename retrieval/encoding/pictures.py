@@ -1,17 +1,36 @@
-"""Bytes of a picture -> upright RGB, transparent parts on white: what encoders and pages see."""
+"""Bytes of a picture -> upright RGB, transparent parts on white: what encoders and pages see.
+
+Which formats are read is the pipeline's rule (pipeline/pixels/picture_header.py): a stranger's
+bytes reach no other of Pillow's plugins, some of which would start other programs.
+"""
 
 import io
-import struct
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from infra.errors import InputError
+from pipeline.pixels.picture_header import DECODER_ERRORS, FORMATS, Header, read_header
+from pipeline.pixels.pixel_settings import MAX_IMAGE_AREA
+
+
+def check_picture(data: bytes, max_area: int = MAX_IMAGE_AREA) -> Header:
+    """Its first bytes, before any decoder sees the others; raises InputError where they are of no
+    picture, or of one with more pixels."""
+    header = read_header(data)
+    if header is None:
+        raise InputError(f"not a picture; expected one of {', '.join(FORMATS)}")
+    if header.width * header.height > max_area:
+        raise InputError(
+            f"{header.width} x {header.height} pixels; expected at most {max_area:,} in all"
+        )
+    return header
 
 
 def decode_picture(data: bytes) -> Image.Image:
     """Raises InputError, with the reason, for bytes that can't be decoded whole."""
+    header = check_picture(data)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=[header.format]) as picture:
             upright = ImageOps.exif_transpose(picture)
             if not upright.has_transparency_data:
                 return upright.convert("RGB")
@@ -20,9 +39,10 @@ def decode_picture(data: bytes) -> Image.Image:
             page.alpha_composite(upright.convert("RGBA"))
             return page.convert("RGB")
     except UnidentifiedImageError:
-        raise InputError("not a picture in a known format") from None
-    except (
-        *(OSError, SyntaxError, ValueError, struct.error),
-        *(RuntimeError, Image.DecompressionBombError),  # the first is the AVIF decoder's
-    ) as error:
-        raise InputError(f"undecodable picture ({error})") from error
+        raise _undecodable("its header is damaged") from None
+    except DECODER_ERRORS as error:
+        raise _undecodable(error) from error
+
+
+def _undecodable(reason: object) -> InputError:
+    return InputError(f"undecodable picture ({reason}); expected a whole one")

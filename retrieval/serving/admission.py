@@ -102,12 +102,12 @@ class Batcher:
 
     def __init__(
         self,
-        answer_many: Callable[[Sequence[Question]], list[Answer]],
+        answer_each: Callable[[Sequence[Question]], Sequence[Answer | CarraraError]],
         lane: Lane,
         max_wait_s: float,
         on_batch: Callable[[int], None],
     ) -> None:
-        self._answer_many = answer_many
+        self._answer_each = answer_each
         self._lane = lane
         self._max_wait_s = max_wait_s
         self._on_batch = on_batch
@@ -141,17 +141,16 @@ class Batcher:
         self._on_batch(len(batch))
         questions = [one.question for one in batch]
         try:
-            answers = await self._lane.run(lambda: self._answer_many(questions))
-        except Exception as error:  # raised by the requests that it belongs to
-            if len(batch) > 1 and isinstance(error, CarraraError):
-                # One of them can't be answered; the others can.
-                for one in batch:
-                    await self._answer([one])
-                return
+            answers = await self._lane.run(lambda: self._answer_each(questions))
+        except Exception as error:  # raised by the requests that wait
             for one in batch:
                 if not one.answer.done():
                     one.answer.set_exception(error)
             return
         for one, answer in zip(batch, answers, strict=True):
-            if not one.answer.done():
+            if one.answer.done():
+                continue
+            if isinstance(answer, CarraraError):
+                one.answer.set_exception(answer)
+            else:
                 one.answer.set_result(answer)

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from infra.errors import InputError
 from infra.summary import Stopwatch
-from pipeline.pixels.picture_header import read_header
 from retrieval.asking.question import Answer, Question, Term
+from retrieval.encoding.pictures import check_picture
 from retrieval.serving.admission import Admission, Batcher, Lane
 from retrieval.serving.copies import Copies
 from retrieval.serving.indices import Indices, Served
@@ -50,7 +50,7 @@ class Service:
         self._fetches = lane("fetch", NUM_FETCHES)
         self._batchers = {
             name: Batcher(
-                served.asker.answer_many,
+                served.asker.answer_each,
                 self._quick,
                 settings.max_wait_s,
                 self.metrics.batch_size.observe,
@@ -107,12 +107,18 @@ class Service:
             )
         for term in question.terms:
             if term.image is not None:
-                check_picture(term.image, self.settings.max_image_area)
+                self._check_picture(term.image)
             dim = served.retriever.manifest.dim
             if term.embedding is not None and len(term.embedding) != dim:
                 raise InputError(
                     f"embedding of {len(term.embedding)} numbers; this index takes {dim}"
                 )
+
+    def _check_picture(self, data: bytes) -> None:
+        try:
+            check_picture(data, self.settings.max_image_area)
+        except InputError as error:
+            raise InputError(f"image: {error}") from None
 
     async def _with_pictures(self, served: Served, question: Question) -> Question:
         """Those of the web fetched, in the lane for waiting; raises InputError where that fails."""
@@ -129,24 +135,8 @@ class Service:
         return await self._fetches.run(fetched)
 
 
-def check_picture(data: bytes, max_area: int) -> None:
-    """By its first bytes, before any decoder sees it; raises InputError."""
-    header = read_header(data)
-    if header is None:
-        raise InputError("image: not a picture; expected JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF")
-    if header.width * header.height > max_area:
-        raise InputError(
-            f"image: {header.width} x {header.height} pixels; expected at most {max_area:,} in all"
-        )
-
-
-def _area(picture: bytes) -> int:
-    header = read_header(picture)
-    assert header is not None, "was checked"
-    return header.width * header.height
-
-
 def _is_quick(question: Question) -> bool:
-    area = sum(_area(term.image) for term in question.terms if term.image is not None)
+    headers = [check_picture(term.image) for term in question.terms if term.image is not None]
+    area = sum(header.width * header.height for header in headers)
     reach = question.offset + question.k
     return area <= MAX_QUICK_AREA and question.where is None and reach <= MAX_QUICK

@@ -55,7 +55,7 @@ class ServeSettings(Settings):
     """The furthest hit that a question may reach, page by page, and hits of a batch in all."""
     max_questions: int = Field(default=100, ge=1)
     """In one batch."""
-    max_image_area: int = Field(default=MAX_IMAGE_AREA, ge=1)
+    max_image_area: int = Field(default=MAX_IMAGE_AREA, ge=1, le=MAX_IMAGE_AREA)
     """Refuse pictures of more pixels, by their header, before they are decoded."""
     max_waiting: int = Field(default=1000, ge=1)
     """Requests taken in at once; beyond, 503 with Retry-After."""

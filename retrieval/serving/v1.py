@@ -106,7 +106,8 @@ async def thumbnail(
     if data is None:
         raise HTTPException(404, "no such sample in this index, or its picture can't be decoded")
     headers = {
-        "Cache-Control": f"public, max-age={THUMBNAIL_MAX_AGE_S}",
+        # What a proxy kept it would give to others: without a key, and after a takedown.
+        "Cache-Control": f"private, max-age={THUMBNAIL_MAX_AGE_S}",
         "X-Content-Type-Options": "nosniff",
     }
     return Response(data, headers=headers, media_type="image/jpeg")

@@ -135,6 +135,19 @@ def test_where_hardly_anything_is_safe_the_safe_ones_are_found(
     assert answer.hidden[UNSAFE] > 0
 
 
+def test_what_is_unsafe_is_counted_once_over_all_pages(
+    plain_root: str, tmp_path: Path, score: Callable[..., None]
+) -> None:
+    root = str(tmp_path / "emoji")
+    shutil.copytree(plain_root, root)
+    score(root, "safety", "nudity_exposed", [0.1 if row == 70 else 0.9 for row in range(NUM)])
+    asker = Asker(Retriever.open(root))
+    for k in (1, 2):  # with 2 a later page looks at all rows, and leaves out none
+        pages = [ask(asker, k=k, offset=page * k, safe=True) for page in range(3)]
+        assert [rows(page) for page in pages] == [[70], [], []]
+        assert sum(page.hidden.get(UNSAFE, 0) for page in pages) == NUM - 1
+
+
 def test_diverse_answers_are_less_alike(asker: Asker) -> None:
     def likeness(answer: Answer) -> float:
         vectors = asker.retriever.vectors(np.array(rows(answer)), "image")
@@ -161,6 +174,31 @@ def test_many_questions_are_answered_as_each_alone(asker: Asker) -> None:
             [hit.similarity for hit in one.hits], [hit.similarity for hit in other.hits], atol=1e-5
         )
     assert asker.answer_many([]) == []
+
+
+def test_what_can_not_be_asked_holds_up_no_other(asker: Asker, emoji_root: str) -> None:
+    picture = next(iter_samples(emoji_root, read_manifest(emoji_root).shards[0])).image
+    cat = Term(text="cat")
+    good = [
+        Question(terms=[cat], k=5),
+        Question(terms=[Term(image=picture)], k=5),
+        Question(terms=[Term(text="rotes Herz")], k=5, multilingual=True),
+    ]
+    bad = {
+        "no such sample": Question(terms=[cat, Term(uid="f" * 32)]),
+        "embedding: is zero": Question(terms=[Term(embedding=[0.0] * 256)]),
+        "undecodable picture": Question(terms=[Term(image=picture[: len(picture) // 2])]),
+        "not a picture": Question(terms=[cat, Term(image=b"<html>")]),
+        "cancel each other out": Question(terms=[cat, cat.model_copy(update={"weight": -1.0})]),
+        "did you mean 'width'": Question(terms=[cat], where="widht > 3"),
+    }
+    told = asker.answer_each([good[0], *bad.values(), *good[1:]])
+    for message, error in zip(bad, told[1 : 1 + len(bad)], strict=True):
+        assert isinstance(error, InputError | ConfigError)
+        assert message in str(error)
+    for answer, alone in zip([told[0], *told[-2:]], asker.answer_many(good), strict=True):
+        assert isinstance(answer, Answer)
+        assert rows(answer) == rows(alone)
 
 
 def test_a_picture_finds_itself_by_bytes_by_uid_and_by_embedding(

@@ -21,3 +21,20 @@ def test_damage_is_an_input_error_and_nothing_else(kind: str) -> None:
         damaged[places] = rng.integers(0, 256, 4)
         with contextlib.suppress(InputError):
             decode_picture(damaged.tobytes())
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "ICO", "TGA", "PCX", "JPEG2000"])
+def test_no_other_format_of_pillow_s_is_read(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, kind)
+    with pytest.raises(InputError, match=r"not a picture; expected one of JPEG, PNG, .*AVIF$"):
+        decode_picture(file.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_more_pixels_than_the_pipeline_takes_are_refused_before_they_are_decoded(kind: str) -> None:
+    """Pillow itself only warns of so many."""
+    file = io.BytesIO()
+    Image.new("L", (10_000, 9_000)).save(file, kind)
+    with pytest.raises(InputError, match="10000 x 9000 pixels; expected at most 89,478,485"):
+        decode_picture(file.getvalue())

@@ -1,6 +1,10 @@
 """Schemathesis against the service's own OpenAPI: valid, nearly valid and nonsensical requests."""
 
 import contextlib
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +23,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+StartService = Callable[..., AbstractContextManager[httpx.Client]]
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -31,16 +37,18 @@ CHECKS = [
 """All that hold whatever is sent. That every valid request is accepted does not: that a term is
 words or a picture but not both is no matter of OpenAPI."""
 
+KEY = "0123456789abcdef"
 
-@pytest.mark.parametrize("mode", list(GenerationMode))
-def test_whatever_is_sent_the_answer_is_as_promised(
-    client: httpx.Client, mode: GenerationMode
-) -> None:
-    api = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
+
+def check_all(
+    base_url: httpx.URL, mode: GenerationMode, only: str = "", headers: dict[str, str] | None = None
+) -> int:
+    """Of the operations at paths that begin so, how many were asked."""
+    api = schemathesis.openapi.from_url(f"{base_url}/openapi.json")
     found: list[Any] = list(api.get_all_operations())
     operations = [one.ok() for one in found]
-    assert len(operations) >= 10
-    for operation in operations:
+    chosen = [one for one in operations if one.path.startswith(only)]
+    for operation in chosen:
 
         @settings(
             max_examples=12,
@@ -51,7 +59,32 @@ def test_whatever_is_sent_the_answer_is_as_promised(
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case: schemathesis.Case[Any]) -> None:
-            case.call_and_validate(checks=CHECKS)
+            case.call_and_validate(checks=CHECKS, headers=headers)
 
         with contextlib.suppress(Unsatisfiable):  # what takes no input has nothing wrong to send
             check()
+    return len(chosen)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_whatever_is_sent_the_answer_is_as_promised(
+    client: httpx.Client, mode: GenerationMode
+) -> None:
+    assert check_all(client.base_url, mode) >= 10
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize("headers", [{"X-API-Key": KEY}, {}], ids=["with a key", "without"])
+def test_the_same_where_keys_are_asked_for_and_selections_are_saved(
+    served_root: str,
+    start_service: StartService,
+    tmp_path: Path,
+    mode: GenerationMode,
+    headers: dict[str, str],
+) -> None:
+    root = shutil.copytree(served_root, tmp_path / "emoji")  # selections are written there
+    keys = tmp_path / "keys"
+    keys.write_text(f"ada {KEY}\n")
+    limits = {"max_wait_s": 300, "fetch": {"retries": 0, "timeout": 5}}
+    with start_service(str(root), keys=str(keys), allow_save=True, **limits) as client:
+        assert check_all(client.base_url, mode, "/v1/", headers) >= 5

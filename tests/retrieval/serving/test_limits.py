@@ -266,6 +266,15 @@ def test_with_keys_only_who_has_one_is_answered(
             assert client.get("/v1/indices", **good).status_code == 200
 
 
+def test_a_proxy_in_front_may_keep_no_picture_for_others(
+    client: httpx.Client, samples: list[Any]
+) -> None:
+    answer = client.get(f"/v1/thumbnail/emoji/{samples[0].uid}")
+    kept = answer.headers["cache-control"].split(", ")
+    assert "private" in kept
+    assert "public" not in kept
+
+
 def test_beyond_the_rate_is_429_and_tells_when_to_come_back(
     served_root: str, start_service: StartService
 ) -> None:

@@ -1,10 +1,13 @@
 """Many clients at once, more than can be served, and changes of the index meanwhile."""
 
+import base64
 import json
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,32 @@ def test_beyond_its_limit_it_says_so_at_once_and_goes_on(
         assert met.statuses["200"] >= 8
         assert client.post("/v1/search", json={"query": "cat"}).status_code == 200
         assert "carrara_requests_inside 0.0" in client.get("/metrics").text
+
+
+def test_questions_that_can_not_be_answered_take_no_batch_apart(
+    served_root: str, start_service: StartService, picture: str
+) -> None:
+    """Whatever a batch had to be asked again for would be counted again."""
+    data = base64.b64decode(picture)
+    half = base64.b64encode(data[: len(data) // 2]).decode()
+    asked: list[dict[str, Any]] = [
+        {"terms": [{"text": "cat"}]},
+        {"terms": [{"uid": "f" * 32}]},
+        {"terms": [{"text": "cat"}, {"text": "cat", "weight": -1}]},
+        {"terms": [{"image": half}]},
+    ]
+    service = start_service(served_root, max_wait_s=300)
+    with service as client, ThreadPoolExecutor(32) as clients:
+        posts = [
+            clients.submit(client.post, "/v1/search", json=asked[number % len(asked)])
+            for number in range(64)
+        ]
+        statuses = [post.result().status_code for post in posts]
+        assert statuses == [200, 400, 400, 400] * 16
+        told = client.get("/metrics").text
+    sizes = dict(re.findall(r"^carrara_batch_size_(sum|count) (\S+)$", told, re.MULTILINE))
+    assert float(sizes["sum"]) == 64
+    assert float(sizes["count"]) < 64
 
 
 def test_what_waited_too_long_is_refused_with_a_time_to_come_back(
