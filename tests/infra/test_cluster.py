@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import ITEMS_QUEUED_A_WORKER, Workers, map_on_workers
-from infra.errors import CarraraError, InputError, StorageError
+from infra.errors import CarraraError, ConfigError, InputError, StorageError
 
 
 def make_square() -> Callable[[int], int]:
@@ -154,3 +154,11 @@ def test_a_worker_that_cannot_be_made_says_why() -> None:
         make_nothing, [1], workers=Workers(num_workers=1), description="x", unit="numbers"
     )
     assert outcome.error == "no such model; name another"
+
+
+def test_workers_that_fit_nowhere_are_refused_with_both_ways_out() -> None:
+    outcomes = map_on_workers(
+        make_square, [1], workers=Workers(cpus_per_worker=1000), description="x", unit="numbers"
+    )
+    with pytest.raises(ConfigError, match="ask for less, or say --workers"):
+        list(outcomes)
