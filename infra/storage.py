@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TEMPORARY_SUFFIX = ".partial"
 
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
-"""What goes wrong with a disk while a caller of `publish` fills its file."""
+"""What goes wrong with a disk while a caller of `publish` or `filling` fills its file."""
 
 _CLIENT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
@@ -225,7 +225,7 @@ def publish(url: str) -> Iterator[Path]:
         try:
             with _writing(url):
                 partial.touch()
-            with _filling(url):
+            with filling(url):
                 yield partial
             with _writing(url):
                 with partial.open("rb") as written:
@@ -236,10 +236,22 @@ def publish(url: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="carrara-") as spool:
         partial = Path(spool) / target.rsplit("/", 1)[-1]
-        with _filling(url):
+        with filling(str(partial)):
             yield partial
         with _writing(url):
             fs.put_file(str(partial), target)
+
+
+@contextmanager
+def filling(url: str) -> Iterator[None]:
+    """While a caller writes a file of this machine by its own means: what it runs into is its own,
+    save what the disk says, which is a StorageError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise _unwritable(url, error) from error
 
 
 @contextmanager
@@ -321,17 +333,6 @@ def _writing(url: str) -> Iterator[None]:
     try:
         yield
     except _errors() as error:
-        raise _unwritable(url, error) from error
-
-
-@contextmanager
-def _filling(url: str) -> Iterator[None]:
-    """What the caller of `publish` runs into is its own, save what the disk says."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
         raise _unwritable(url, error) from error
 
 

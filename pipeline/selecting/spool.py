@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from infra import storage
 from pipeline.sample import PackedSample
 
 BUFFER_BYTES = 64 << 20
@@ -41,7 +42,8 @@ class Spool:
             with self._adding:
                 buffers, self._buffers, self._num_buffered = self._buffers, {}, 0
             for bucket, parts in buffers.items():
-                with self.path(bucket).open("ab") as file:
+                path = self.path(bucket)
+                with storage.filling(str(path)), path.open("ab") as file:
                     file.writelines(parts)
 
     def drop(self, bucket: int) -> None:

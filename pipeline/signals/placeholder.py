@@ -9,6 +9,8 @@ Writes  ROOT/columns/placeholder/.counts.partial while shards are scored: what w
         once, in shards' order, so that a worker reads little of it
 """
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +96,10 @@ class PlaceholderSignal:
 
 
 def count_urls(root: str, target: str, memory_limit: str) -> None:
-    """shard, uid, num_urls of every picture with more than one, as a local parquet file."""
+    """shard, uid, num_urls of every picture with more than one, as a local parquet file.
+
+    Raises OSError where there is no room for it.
+    """
     import duckdb
     import fsspec
 
@@ -118,6 +123,9 @@ def count_urls(root: str, target: str, memory_limit: str) -> None:
                     "URLs; give it more"
                 ) from None
             except duckdb.Error as error:
+                no_room = os.strerror(errno.ENOSPC)
+                if no_room in str(error):
+                    raise OSError(errno.ENOSPC, f"{no_room}, there or in {spool}") from None
                 raise DamagedError(
                     f"{root}: a shard's parquet can't be read ({str(error).splitlines()[0]}); "
                     f"`carrara verify {root}` tells which"
