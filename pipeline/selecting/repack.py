@@ -14,6 +14,7 @@ need no interpreter.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -50,7 +51,7 @@ from pipeline.sample import (
     rekey,
     unpack_sample,
 )
-from pipeline.selecting.pack_plan import Plan, Target
+from pipeline.selecting.pack_plan import Plan
 from pipeline.selecting.splits import as_uids
 from pipeline.selecting.spool import RowSpool, SampleSpool
 
@@ -84,6 +85,7 @@ class Repacker:
         has_places = set(PLACE_SCHEMA.names) <= set(schema.names)
         self._sequential = sequential or "://" in storage.canonical(root) or not has_places
         self._unchecked: list[Shard] = []
+        self._unfinished: deque[int] = deque()
 
     def read(self, num_threads: int) -> None:
         """Lay what the missing shards need beside each other; raises DamagedError."""
@@ -99,7 +101,7 @@ class Repacker:
     def write(self, outputs: dict[str, str], num_threads: int) -> dict[int, Shard]:
         """The missing shards by their numbers, in the folders of their splits.
 
-        Raises DamagedError.
+        Raises DamagedError and StorageError; shards that were whole before that are kept.
         """
         with ThreadPoolExecutor(1) as checker:
             checked = checker.submit(self._check_tars)
@@ -107,6 +109,7 @@ class Repacker:
                 return self._write(outputs, num_threads, checked)
             finally:
                 checked.result()  # tars that aren't intact are why anything else went wrong
+                self._finish(outputs)
 
     def _check_tars(self) -> None:
         for shard in self._unchecked:
@@ -117,7 +120,6 @@ class Repacker:
     ) -> dict[int, Shard]:
         targets = [self._plan.targets[number] for number in self._missing]
         written: list[Shard] = []
-        num_finished = 0
         names = [] if self._sequential else [shard.name for shard in self._source.shards]
         with (
             _Tars([storage.canonical(shard_url(self._root, name)) for name in names]) as tars,
@@ -127,12 +129,18 @@ class Repacker:
             for shard in pool.map(partial(self._write_shard, outputs, tars), self._missing):
                 written.append(shard)
                 bar.advance(shard.num_samples)
-                if checked.done() or len(written) == len(targets):
+                if checked.done():
                     checked.result()
-                    for target in targets[num_finished : len(written)]:
-                        _finish(outputs[target.split], target)
-                    num_finished = len(written)
+                    self._finish(outputs)
         return dict(zip(self._missing, written, strict=True))
+
+    def _finish(self, outputs: dict[str, str]) -> None:
+        """Have the shards count that are written; what they were made of is intact."""
+        while self._unfinished:
+            target = self._plan.targets[self._unfinished.popleft()]
+            num = target.num_samples
+            stats = {"count": num, "successes": num, "status_dict": {SUCCESS: num}}
+            finish_shard(outputs[target.split], target.name, stats)
 
     def _read_shard(self, place: int) -> int:
         shard = self._source.shards[place]
@@ -191,6 +199,7 @@ class Repacker:
         samples = self._samples.read(number, target.key) if self._sequential else found
         rows = rows.drop_columns(ON_THE_WAY.names)
         shard = write_packed_shard(output, target.name, samples, rows)
+        self._unfinished.append(number)
         self._rows.drop(number)
         self._samples.drop(number)
         return shard
@@ -210,12 +219,6 @@ class Repacker:
                     "pack it with --sequential"
                 )
             yield rekey(members, new) or _moved(unpack_sample(members), new)
-
-
-def _finish(output: str, target: Target) -> None:
-    num = target.num_samples
-    stats = {"count": num, "successes": num, "status_dict": {SUCCESS: num}}
-    finish_shard(output, target.name, stats)
 
 
 class _Tars:
