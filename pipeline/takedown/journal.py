@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from infra import storage
+from infra.progress import track
 
 NUM_THREADS = 8
 """Files put in place at once, for the sake of object stores."""
@@ -44,11 +45,18 @@ class Journal:
             if path in staged:
                 storage.move(self.staged_url(path), storage.join(self.root, path))
 
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            list(pool.map(put, [path for path in files if path != last]))
+        others = [path for path in files if path != last]
+        with (
+            track("forget: put in place", len(others), "files") as bar,
+            ThreadPoolExecutor(NUM_THREADS) as pool,
+        ):
+            for _ in pool.map(put, others):
+                bar.advance(1)
         put(last)
 
     def clear(self) -> None:
-        # First: a folder half removed must not pass for a commit.
+        # In this order: of a folder half removed nothing may pass for a plan that is still to be
+        # carried out, whose receipt would then say that nothing was found, nor for a commit.
+        storage.remove(self.url("plan.json"))
         storage.remove(self.url("commit.json"))
         storage.remove(self.folder)

@@ -5,6 +5,7 @@ Writes  ROOT/tombstones.parquet     first: from then on none of it comes back
 """
 
 import datetime
+import re
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,8 +13,11 @@ from infra import storage
 from infra.errors import ConfigError
 from infra.records import read_record
 from pipeline.takedown.journal import Journal
-from pipeline.takedown.receipts import Asked, receipt_url
+from pipeline.takedown.receipts import Asked, receipt_names, receipt_url
 from pipeline.takedown.tombstones import Tombstone, Tombstones, add_tombstones, read_tombstones
+
+NAME, NAME_PATTERN = "%Y%m%dT%H%M%S%fZ", r"\d{8}T\d{12}Z"
+"""Of a receipt: the moment of its takedown, UTC."""
 
 
 class Plan(BaseModel):
@@ -44,8 +48,10 @@ def begin(root: str, asked: Asked) -> Plan:
             f"forget {root}: nothing to forget; say what with --url, --domain, --uid, --sha256, "
             "--near or --blocklist"
         )
-    # What is committed already takes up nothing new.
-    plan = pending if pending and not journal.is_committed else _new_plan(root, asked, there)
+    if pending and not journal.is_committed:
+        plan = pending
+    else:  # what is committed already takes up nothing new
+        plan = _new_plan(root, asked, there, pending)
     add_tombstones(root, (Tombstone(*one, plan.time, plan.receipt) for one in asked.stones))
     if is_asked and asked not in plan.asked:
         plan = plan.model_copy(update={"asked": [*plan.asked, asked], "corpus_digest": ""})
@@ -54,9 +60,10 @@ def begin(root: str, asked: Asked) -> Plan:
     return plan
 
 
-def _new_plan(root: str, asked: Asked, there: Tombstones) -> Plan:
-    """Under the name that a run left in the tombstones which was killed right after, if any."""
-    identities = {(kind, value) for kind, value, _ in asked.stones}
+def _new_plan(root: str, asked: Asked, there: Tombstones, pending: Plan | None) -> Plan:
+    """Under the name that a run left in the tombstones which was killed right after, if any, and
+    not under that of the one that is still to be put in place."""
+    identities = set() if pending else {(kind, value) for kind, value, _ in asked.stones}
     begun = {
         (stone.time, stone.receipt)
         for stone in there.stones
@@ -64,5 +71,17 @@ def _new_plan(root: str, asked: Asked, there: Tombstones) -> Plan:
         and not storage.exists(receipt_url(root, stone.receipt))
     }
     now = datetime.datetime.now(datetime.UTC)
-    time, receipt = max(begun, default=(now.isoformat(), now.strftime("%Y%m%dT%H%M%S%fZ")))
-    return Plan(time=time, receipt=receipt, tombstones_before=there.digest)
+    others = [*receipt_names(root), *([pending.receipt] if pending else [])]
+    time, receipt = max(begun, default=(now.isoformat(), _receipt_name(now, others)))
+    before = Tombstones(stone for stone in there.stones if stone.receipt != receipt)
+    return Plan(time=time, receipt=receipt, tombstones_before=before.digest)
+
+
+def _receipt_name(now: datetime.datetime, others: list[str]) -> str:
+    """By the clock, but after the others: receipts are told by their names in the order of the
+    takedowns, and a clock may have been set back."""
+    newest = max((name for name in others if re.fullmatch(NAME_PATTERN, name)), default="")
+    if newest < (name := now.strftime(NAME)):
+        return name
+    after = datetime.datetime.strptime(newest, NAME) + datetime.timedelta(microseconds=1)
+    return after.strftime(NAME)

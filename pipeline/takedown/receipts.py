@@ -85,14 +85,15 @@ def receipt_url(root: str, name: str, suffix: str = ".json") -> str:
     return storage.join(root, "receipts", f"{name}{suffix}")
 
 
-def read_receipts(root: str) -> list[Receipt]:
+def receipt_names(root: str) -> list[str]:
     """Oldest first."""
     names = storage.list_names(storage.join(root, "receipts"))
-    return [
-        read_record(storage.join(root, "receipts", name), Receipt)
-        for name in names
-        if name.endswith(".json")
-    ]
+    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+
+def read_receipts(root: str) -> list[Receipt]:
+    """Oldest first."""
+    return [read_record(receipt_url(root, name), Receipt) for name in receipt_names(root)]
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> dict[str, Change]:
