@@ -27,6 +27,7 @@ from tests.pipeline.downloads import Pair, config
 
 if TYPE_CHECKING:
     from tests.pipeline.crawled import Crawl
+    from tests.pipeline.failing_store import FailingStore
 
 NUM_BUSY_ANSWERS = 1
 
@@ -106,6 +107,15 @@ def crawl(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Crawl]":
 
     with crawled(tmp_path_factory.mktemp("crawl")) as made:
         yield made
+
+
+@pytest.fixture
+def failing_store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> "Iterator[FailingStore]":
+    """Between S3 clients and the server; fails nothing until it is told where."""
+    from tests.pipeline.failing_store import in_front_of
+
+    with in_front_of(s3_endpoint, monkeypatch) as store:
+        yield store
 
 
 Script = Callable[[bytes], Iterable[bytes]]
