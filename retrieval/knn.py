@@ -9,6 +9,7 @@ from typing import Protocol
 import faiss
 import numpy as np
 
+from infra.progress import Bar
 from retrieval.embedding.embeddings import Modality, Part, read_array
 
 TIE = 1e-6
@@ -65,6 +66,22 @@ class Sample:
     def take(self, ids: np.ndarray) -> np.ndarray:
         taken: np.ndarray = self._rows[ids]
         return taken
+
+
+class Counted:
+    """Another one's rows, which a bar is told of once what was wanted of them is done."""
+
+    def __init__(self, stream: Vectors, bar: Bar) -> None:
+        self._stream, self._bar = stream, bar
+        self.num_rows, self.dim = stream.num_rows, stream.dim
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for rows in self._stream:
+            yield rows
+            self._bar.advance(len(rows))
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        return self._stream.take(ids)
 
 
 def search_exactly(stream: Vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

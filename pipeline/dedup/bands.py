@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.progress import track
 from pipeline.dedup.pictures import Hashes
 from pipeline.picture_hash import NUM_BITS
 
@@ -93,18 +94,20 @@ def near_pairs(hashes: Hashes, bands: Bands) -> Iterator[Pairs]:
     The rows are distinct and in order (`np.unique`). Memory beside them: 24 bytes a row and what
     PAIRS_AT_ONCE asks for.
     """
-    for places in bands.places:
-        keys = _keys(hashes, places)
-        order = np.argsort(keys, kind="stable")
-        # In the buckets' order what is compared lies together, as processors like it.
-        halves = np.ascontiguousarray(hashes[order]).view(np.uint64).reshape(-1, 2, 2)
-        first, second = (np.ascontiguousarray(halves[:, half]) for half in (0, 1))
-        for left, right in _in_buckets(keys[order], len(places)):
-            near = _differing(first, left, right) <= bands.max_distance
-            left, right = left[near], right[near]
-            differing = _differing(first, left, right) + _differing(second, left, right)
-            near = differing <= bands.max_distance
-            yield order[left[near]], order[right[near]]
+    with track("dedup: look-alikes", bands.num, "bands") as bar:
+        for places in bands.places:
+            keys = _keys(hashes, places)
+            order = np.argsort(keys, kind="stable")
+            # In the buckets' order what is compared lies together, as processors like it.
+            halves = np.ascontiguousarray(hashes[order]).view(np.uint64).reshape(-1, 2, 2)
+            first, second = (np.ascontiguousarray(halves[:, half]) for half in (0, 1))
+            for left, right in _in_buckets(keys[order], len(places)):
+                near = _differing(first, left, right) <= bands.max_distance
+                left, right = left[near], right[near]
+                differing = _differing(first, left, right) + _differing(second, left, right)
+                near = differing <= bands.max_distance
+                yield order[left[near]], order[right[near]]
+            bar.advance(1)
 
 
 def distances(a: Hashes, b: Hashes) -> NDArray[np.int64]:

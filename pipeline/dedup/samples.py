@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from infra import storage
 from infra.errors import DamagedError
+from infra.progress import track
 from infra.records import read_record
 from pipeline.corpus import SUCCESS, ColumnsManifest, Manifest, Shard, read_rows
 from pipeline.dedup.grouping import Rows
@@ -56,14 +57,16 @@ def read_samples(
     number of words; then the larger as fetched; then the lower uid.
     """
     starts, uids, pictures, captioned, areas, taken = [0], [], [], [], [], []
-    for shard in manifest.shards:
-        table = _read_shard(root, shard, by_clip=by_clip)
-        starts.append(starts[-1] + table.num_rows)
-        uids.append(digests(table["uid"]))
-        pictures.append(Pictures.of_table(table))
-        captioned.append(_clip(table) if by_clip else _num_words(table["caption"]))
-        areas.append(_area(table))
-        taken.append(_taken_down(table, pictures[-1], tombstones))
+    with track("dedup: read", manifest.num_samples, "samples") as bar:
+        for shard in manifest.shards:
+            table = _read_shard(root, shard, by_clip=by_clip)
+            starts.append(starts[-1] + table.num_rows)
+            uids.append(digests(table["uid"]))
+            pictures.append(Pictures.of_table(table))
+            captioned.append(_clip(table) if by_clip else _num_words(table["caption"]))
+            areas.append(_area(table))
+            taken.append(_taken_down(table, pictures[-1], tombstones))
+            bar.advance(shard.num_samples)
     return Samples(
         shards={
             shard.name: slice(start, end)

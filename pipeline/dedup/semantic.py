@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.progress import track
 from pipeline.dedup.embeddings import Unit, Vectors, unit
 from pipeline.dedup.grouping import Rows
 
@@ -40,20 +41,24 @@ class Cells:
         self._centroids: Unit = centroids
         cells = np.zeros(num_rows, np.int64)
         if self.num > 1:
-            for rows in _blocks(num_rows, self._dim):
-                cells[rows] = self._nearest(unit(vectors.rows[rows]), 1)[:, 0]
+            with track("dedup: cells", num_rows, "pictures") as bar:
+                for rows in _blocks(num_rows, self._dim):
+                    cells[rows] = self._nearest(unit(vectors.rows[rows]), 1)[:, 0]
+                    bar.advance(rows.stop - rows.start)
         self._order = np.argsort(cells, kind="stable")
         self._ends = np.cumsum(np.bincount(cells, minlength=self.num))
 
     def near_pairs(self, eps: float) -> Iterator[tuple[Rows, Rows]]:
         """Pictures of one cell whose cosine is at least 1 - eps."""
-        for cell in range(self.num):
-            members = self._members(cell)
-            rows = self._rows(cell)
-            for block in _blocks(len(members), len(members)):
-                near = rows[block] @ rows[block.start :].T >= 1 - eps
-                left, right = np.nonzero(np.triu(near, 1))
-                yield members[block.start + left], members[block.start + right]
+        with track("dedup: same meaning", len(self._order), "pictures") as bar:
+            for cell in range(self.num):
+                members = self._members(cell)
+                rows = self._rows(cell)
+                for block in _blocks(len(members), len(members)):
+                    near = rows[block] @ rows[block.start :].T >= 1 - eps
+                    left, right = np.nonzero(np.triu(near, 1))
+                    yield members[block.start + left], members[block.start + right]
+                    bar.advance(block.stop - block.start)
 
     def near(self, queries: Unit, eps: float) -> Rows:
         """Pictures that are that near to any of the queries, in the cells nearest to it."""

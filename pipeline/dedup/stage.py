@@ -30,6 +30,7 @@ from infra import storage
 from infra.cluster import Workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig, digest_of
 from infra.errors import ConfigError, InputError
+from infra.progress import track
 from infra.records import read_record
 from infra.stamp import Stamp, claim
 from infra.summary import Stopwatch, Summary
@@ -178,9 +179,12 @@ def _write(
         "carrara.signal": NAME,
         "carrara.identity": json.dumps(identity, sort_keys=True),
     }
-    for shard in manifest.shards:
-        table = _table(samples, found, samples.shards[shard.name], checked=bool(config.heldout))
-        write_columns(config.root, NAME, shard.name, table.replace_schema_metadata(metadata))
+    with track("dedup: write", manifest.num_samples, "samples") as bar:
+        for shard in manifest.shards:
+            rows = samples.shards[shard.name]
+            table = _table(samples, found, rows, checked=bool(config.heldout))
+            write_columns(config.root, NAME, shard.name, table.replace_schema_metadata(metadata))
+            bar.advance(shard.num_samples)
 
 
 def _table(samples: Samples, found: Found, rows: slice, *, checked: bool) -> pa.Table:

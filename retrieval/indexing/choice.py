@@ -7,6 +7,7 @@ the next one is taken.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import faiss
@@ -104,10 +105,15 @@ class Corpus:
     def dim(self) -> int:
         return self.streams["image"].dim
 
-    def built(self, modality: Modality, kind: str, sample_bytes: int) -> tuple[faiss.Index, float]:
+    def built(
+        self, modality: Modality, kind: str, sample_bytes: int, *, is_tracked: bool = True
+    ) -> tuple[faiss.Index, float]:
         """And the seconds that it took."""
-        with Stopwatch() as watch:
-            index = built_index(kind, self.streams[modality], self.held_out, sample_bytes)
+        stream = self.streams[modality]
+        rows = track(f"index: {modality}", stream.num_rows, "rows") if is_tracked else nullcontext()
+        with Stopwatch() as watch, rows as bar:
+            counted = stream if bar is None else knn.Counted(stream, bar)
+            index = built_index(kind, counted, self.held_out, sample_bytes)
         return index, watch.seconds
 
     def sampled(self, num_rows: int, num_queries: int) -> "Corpus":
@@ -190,10 +196,16 @@ def _raised(index: faiss.Index, exam: Exam, recall: float) -> tuple[Parameters, 
 
 
 def _verified(
-    corpus: Corpus, modality: Modality, kind: str, goal: Goal, promise: Promise
+    corpus: Corpus,
+    modality: Modality,
+    kind: str,
+    goal: Goal,
+    promise: Promise,
+    *,
+    is_tracked: bool = True,
 ) -> Chosen:
     """That kind built on all rows of the corpus, and what it is worth there."""
-    index, build_s = corpus.built(modality, kind, goal.sample_bytes)
+    index, build_s = corpus.built(modality, kind, goal.sample_bytes, is_tracked=is_tracked)
     size = estimated_bytes(kind, corpus.num_rows, corpus.dim)
     measured = _examined(corpus, modality, kind, index, promise.recall)
     for asked_by, exam in corpus.exams[modality].items():
@@ -218,7 +230,8 @@ def _frontier(
     with track(f"index: {modality} kinds", len(kinds), "kinds") as bar:
         for kind in kinds:
             here = for_rows(kind, sample.num_rows)
-            yield from _verified(sample, modality, here, goal, goal.promise).measured.values()
+            found = _verified(sample, modality, here, goal, goal.promise, is_tracked=False)
+            yield from found.measured.values()
             bar.advance(1, here)
 
 

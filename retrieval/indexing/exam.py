@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import faiss
 import numpy as np
 
+from infra.progress import track
 from retrieval import knn
 from retrieval.embedding.embeddings import MODALITIES, Modality
 from retrieval.indexing.manifest import RECALL_AT, Parameters
@@ -92,7 +93,8 @@ def exams_of(
     exams: dict[Modality, Exams] = {}
     for index in MODALITIES:
         depth = TIE_DEPTH * RECALL_AT + 1
-        similarities, ids = knn.search_exactly(streams[index], both, depth)
+        with track(f"index: {index} exam", num_rows, "rows") as bar:
+            similarities, ids = knn.search_exactly(knn.Counted(streams[index], bar), both, depth)
         exams[index] = {}
         for number, asked_by in enumerate(MODALITIES):
             here = slice(number * len(rows), (number + 1) * len(rows))

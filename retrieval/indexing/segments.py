@@ -12,7 +12,6 @@ import numpy as np
 
 from infra import storage
 from infra.config import digest_of
-from infra.progress import track
 from infra.records import read_record
 from retrieval import knn
 from retrieval.embedding.embeddings import (
@@ -119,11 +118,9 @@ class _Builder:
     def segment(self, before: list[Segment], groups: np.ndarray) -> Segment:
         """`before` are the other segments, `groups` theirs."""
         finished: dict[Modality, Finished] = {}
-        with track("index", len(MODALITIES), "indices") as bar:
-            for modality in MODALITIES:
-                finished[modality] = self._finished(modality) or self._build(modality)
-                self.frontier += finished[modality].frontier
-                bar.advance(1)
+        for modality in MODALITIES:
+            finished[modality] = self._finished(modality) or self._build(modality)
+            self.frontier += finished[modality].frontier
         self._corpus = None
         segment = Segment(
             name=self.name,
