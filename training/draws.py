@@ -18,12 +18,20 @@ class Draws:
     drops_caption: Tensor  # [B] bool
 
     def part(self, positions: range) -> "Draws":
+        """Where that is not all, in memory of its own: the whole noise is then let go of."""
+        if len(positions) == len(self.t):
+            return self
         rows = slice(positions.start, positions.stop)
-        return Draws(self.t[rows], self.eps[rows], self.drops_caption[rows])
+        return Draws(self.t[rows].clone(), self.eps[rows].clone(), self.drops_caption[rows].clone())
 
 
 def draw(config: Config, step: int, shape: torch.Size, device: torch.device) -> Draws:
-    """For the whole batch, from (seed, step) alone: a part of it would depend on who draws."""
+    """For the whole batch, from (seed, step) alone: a part of it would depend on who draws.
+
+    torch's generators can't begin in the middle: on a GPU which number a place gets follows from
+    the size of all that is drawn. So every worker draws the noise of all of the batch (256 px, 2048
+    pictures: 1.6 GB) for the length of this call.
+    """
     generator = torch.Generator(device).manual_seed(seed_of(config, Purpose.NOISE, step))
     num = config.batch_size
     t = torch.randint(config.num_timesteps, (num,), generator=generator, device=device)

@@ -60,8 +60,11 @@ class Space(Protocol):
         """Whether x_0 lies in [-1, 1], so that samplers may hold it there."""
         ...
 
-    def targets(self, pixels: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
-        """Pictures, uint8 `[B, 3, H, W]`, as x_0 and condition to train on."""
+    def targets(
+        self, pixels: Tensor, draw: Draw, at_once: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Pictures, uint8 `[B, 3, H, W]`, as x_0 and condition to train on; a network among them
+        is given `at_once` at most, None: all."""
         ...
 
     def pictures(self, x_0: Tensor) -> Tensor:
@@ -130,8 +133,10 @@ class PixelSpace:
     shape: SpaceShape
     clips: bool = True
 
-    def targets(self, pixels: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
-        del draw  # nothing is drawn
+    def targets(
+        self, pixels: Tensor, draw: Draw, at_once: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        del draw, at_once  # nothing is drawn, and there is no network
         return unit_range(pixels), None
 
     def pictures(self, x_0: Tensor) -> Tensor:
@@ -152,7 +157,10 @@ class UpscaleSpace:
     max_augmentation: float
     clips: bool = True
 
-    def targets(self, pixels: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
+    def targets(
+        self, pixels: Tensor, draw: Draw, at_once: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        del at_once  # there is no network
         x_0 = unit_range(pixels)
         small = F.avg_pool2d(x_0, self.scale)
         levels = self.max_augmentation * draw.uniform()
@@ -183,9 +191,15 @@ class LatentSpace:
         self._shift: float = getattr(config, "shift_factor", None) or 0.0
 
     @torch.no_grad()
-    def targets(self, pixels: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
-        latents = self._autoencoder.encode(unit_range(pixels)).latent_dist
-        sample = latents.mean + latents.std * draw.normal(*latents.mean.shape[1:])
+    def targets(
+        self, pixels: Tensor, draw: Draw, at_once: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        latents = [
+            self._autoencoder.encode(unit_range(some)).latent_dist
+            for some in torch.split(pixels, at_once or len(pixels))
+        ]
+        mean, std = (_joined([getattr(some, name) for some in latents]) for name in ("mean", "std"))
+        sample = mean + std * draw.normal(*mean.shape[1:])
         return (sample - self._shift) * self._scale, None
 
     @torch.no_grad()
@@ -197,6 +211,10 @@ class LatentSpace:
 def unit_range(pixels: Tensor) -> Tensor:
     """uint8 -> float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _latent_shape(name: str, image_size: int) -> SpaceShape:

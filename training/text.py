@@ -17,7 +17,8 @@ from training.config import Config
 if TYPE_CHECKING:
     from retrieval.encoding.encoder import Encoder
 
-CHUNK = 256
+REMEMBERED_AT_ONCE = 256
+"""Captions in the tower."""
 
 
 class Captions(Protocol):
@@ -32,7 +33,9 @@ class Captions(Protocol):
         """Read these once and for all."""
         ...
 
-    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]: ...
+    def encode(self, captions: Sequence[str], at_once: int | None = None) -> tuple[Tensor, Tensor]:
+        """The frozen tower is given `at_once` at most, None: all that it has to read."""
+        ...
 
 
 def make_captions(config: Config, device: torch.device) -> Captions:
@@ -62,15 +65,14 @@ class CaptionEncoder:
     def remember(self, captions: Sequence[str]) -> None:
         """Without padding, in float16: a caption of ten tokens of width 512 takes 10 kB."""
         new = [c for c in dict.fromkeys(captions) if c not in self._places]
-        chunks = [new[start : start + CHUNK] for start in range(0, len(new), CHUNK)]
-        rows = [row for chunk in chunks for row in self._rows(chunk)]
+        rows = self._rows(new, REMEMBERED_AT_ONCE)
         self._places |= _places(new, rows, first=len(self._memory))
         self._memory = torch.cat([self._memory, *rows])
 
-    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, captions: Sequence[str], at_once: int | None = None) -> tuple[Tensor, Tensor]:
         memory, places = self._memory, self._places
         if unknown := [c for c in dict.fromkeys(captions) if c not in places]:
-            rows = self._rows(unknown)
+            rows = self._rows(unknown, at_once or len(unknown))
             places = places | _places(unknown, rows, first=len(memory))
             memory = torch.cat([memory, *rows])
         # One look-up for the whole batch: a GPU would wait for a row at a time.
@@ -81,9 +83,14 @@ class CaptionEncoder:
         mask = mask.to(self._device, non_blocking=True)
         return memory[index].float() * mask[..., None], mask
 
+    def _rows(self, captions: Sequence[str], at_once: int) -> list[Tensor]:
+        """Each caption's own tokens `[its L, W]`."""
+        starts = range(0, len(captions), at_once)
+        return [row for start in starts for row in self._read(captions[start : start + at_once])]
+
     @torch.no_grad()
-    def _rows(self, captions: Sequence[str]) -> list[Tensor]:
-        """Each caption's own tokens `[its L, W]`, in float16 to halve the memory they take."""
+    def _read(self, captions: Sequence[str]) -> list[Tensor]:
+        """All at once, in float16 to halve the memory they take."""
         tokens, mask = self._encoder.token_embeddings(list(captions))
         tokens, mask = tokens.half().to(self._device), mask.to(self._device)
         return [row[kept] for row, kept in zip(tokens, mask, strict=True)]
@@ -111,7 +118,8 @@ class CaptionTokens:
     def remember(self, captions: Sequence[str]) -> None:
         """Nothing: the tokenizer is quick."""
 
-    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, captions: Sequence[str], at_once: int | None = None) -> tuple[Tensor, Tensor]:
+        del at_once  # there is no tower
         ids = self._tokenizer(list(captions))
         ends = (ids == self._tokenizer.eot_token_id).int().argmax(dim=1, keepdim=True)
         mask = torch.arange(int(ends.max()) + 1) <= ends

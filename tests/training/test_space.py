@@ -10,7 +10,14 @@ from torch import Tensor
 from infra.errors import ConfigError, ConflictError
 from training.config import Config, UNetConfig
 from training.network import make_network
-from training.space import Draw, UpscaleSpace, autoencoder_digest, conditioned, make_space
+from training.space import (
+    Draw,
+    LatentSpace,
+    UpscaleSpace,
+    autoencoder_digest,
+    conditioned,
+    make_space,
+)
 
 CPU = torch.device("cpu")
 PIXELS = torch.randint(
@@ -151,6 +158,19 @@ def test_latents_are_the_autoencoders_shifted_and_scaled(autoencoder: str) -> No
         sample = latents.mean + latents.std * draw().normal(2, 8, 8)
         torch.testing.assert_close(x_0, 0.5 * (sample - 0.25))
         torch.testing.assert_close(space.pictures(x_0), theirs.decode(sample).sample.clamp(-1, 1))
+
+
+def test_an_autoencoder_is_given_no_more_at_once_than_asked(autoencoder: str) -> None:
+    space = make_space(make_config(autoencoder=autoencoder), CPU)
+    assert isinstance(space, LatentSpace)
+    sizes: list[int] = []
+    space._autoencoder.encoder.register_forward_pre_hook(
+        lambda _module, inputs: sizes.append(len(inputs[0]))
+    )
+    whole, _ = space.targets(PIXELS, draw())
+    parts, _ = space.targets(PIXELS, draw(), 3)
+    assert sizes == [4, 3, 1]
+    torch.testing.assert_close(parts, whole)
 
 
 def test_latents_that_do_not_fit_the_picture_are_named(autoencoder: str) -> None:

@@ -34,6 +34,14 @@ def test_memory_and_tower_agree(captions: CaptionEncoder) -> None:
     assert torch.equal(mask, same_mask)
 
 
+def test_tower_reads_a_few_at_once_as_all(captions: CaptionEncoder) -> None:
+    texts = ["cat", "a cat in the snow", "red heart", "dog", "cat"]
+    whole, mask = captions.encode(texts)
+    parts, same_mask = captions.encode(texts, 2)
+    torch.testing.assert_close(parts, whole, atol=2e-3, rtol=2e-3)
+    assert torch.equal(mask, same_mask)
+
+
 def test_tokens_of_a_trained_reader_end_where_the_caption_ends() -> None:
     captions = CaptionTokens(width=16, context_length=8, device=torch.device("cpu"))
     ids, mask = captions.encode(["cat", "a cat in the snow", "one two three four five six seven"])
