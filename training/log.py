@@ -4,12 +4,10 @@
                         of what was trained on), and the figures of training.watching.physics
     RUN/events.jsonl    starts, resumes, damaged checkpoints, losses that are not finite
 
-Object stores can't append, so a log is republished whole.
+training/lines.py says how they get there.
 """
 
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,30 +18,36 @@ from torch import Tensor
 
 from infra import storage
 from infra.errors import ShortfallError
+from training.lines import GrowingFile, Line, publish_lines, read_lines
 
 if TYPE_CHECKING:
     from training.watching.watch import Watch
 
-PUBLISH_EVERY_S = 5.0
-"""Metrics are published at most this often between checkpoints."""
 NUM_NAMED = 3
 """Samples that an error of one line names."""
 
-Metrics = dict[str, Any]
+Metrics = Line
 OnLog = Callable[[Metrics], None]
 
 
+def metrics_url(run: str) -> str:
+    return storage.join(run, "metrics.jsonl")
+
+
+def events_url(run: str) -> str:
+    return storage.join(run, "events.jsonl")
+
+
 def read_metrics(run: str) -> list[Metrics]:
-    return read_lines(storage.join(run, "metrics.jsonl"))
+    return read_lines(metrics_url(run))
 
 
-def read_events(run: str) -> list[dict[str, Any]]:
-    return read_lines(storage.join(run, "events.jsonl"))
+def read_events(run: str) -> list[Line]:
+    return read_lines(events_url(run))
 
 
 def add_event(run: str, event: str, **details: Any) -> None:
-    events = [*read_events(run), {"event": event, **details}]
-    publish_lines(storage.join(run, "events.jsonl"), events)
+    publish_lines(events_url(run), [*read_events(run), {"event": event, **details}])
 
 
 class Log:
@@ -51,6 +55,7 @@ class Log:
 
     Nothing is read back from the device in between. A loss or gradient that isn't finite is found
     at the next line, which always comes before a checkpoint, so none is saved with such weights.
+    `with log:` around the training waits at its end for what is still being published.
     """
 
     def __init__(self, watch: "Watch", first_position: int, on_log: OnLog | None = None) -> None:
@@ -60,12 +65,19 @@ class Log:
         self._losses: list[Tensor] = []
         self._grad_norms: list[Tensor] = []
         self._uids: list[Sequence[str]] = []
-        self._lines: list[Metrics] = []
-        self._published = time.perf_counter()
+        self._file = GrowingFile(metrics_url(self.run))
+
+    def __enter__(self) -> "Log":
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._file.__exit__(*failure)
 
     def resume(self, step: int) -> None:
         """Go on after this step: what an earlier attempt logged beyond it is dropped."""
-        self._lines = [line for line in read_metrics(self.run) if line["step"] <= step]
+        if self.watch.is_first:
+            self._file.keep(lambda line: line["step"] <= step)
         self.watch.begin(step)
 
     def add(self, loss: Tensor, grad_norm: Tensor, uids: Sequence[str]) -> None:
@@ -88,7 +100,6 @@ class Log:
         } | self.watch.figures(len(losses))
         for collected in (self._losses, self._grad_norms, self._uids):
             collected.clear()
-        self._lines.append(line)
         if self.watch.is_first:
             with self.watch.clock.spent("logging"):
                 self._write(line, publish)
@@ -137,9 +148,11 @@ class Log:
         if self.on_log is not None:
             self.on_log(line)
         self.watch.on_line(line)
-        if publish or time.perf_counter() - self._published > PUBLISH_EVERY_S:
-            publish_lines(storage.join(self.run, "metrics.jsonl"), self._lines)
-            self._published = time.perf_counter()
+        self._file.append(line)
+        if publish:  # a checkpoint must not know of more steps than the log
+            self._file.publish()
+        else:
+            self._file.publish_now_and_then()
 
 
 def samples_digest(uids: Sequence[str], step: int, first_position: int) -> int:
@@ -160,16 +173,3 @@ def _mixed(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = x ^ (x >> np.uint64(31))
     return mixed
-
-
-def read_lines(url: str) -> list[dict[str, Any]]:
-    """Of a JSON lines file; none where it isn't there."""
-    try:
-        text = storage.read_text(url)
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def publish_lines(url: str, lines: Sequence[dict[str, Any]]) -> None:
-    storage.publish_text(url, "".join(json.dumps(line) + "\n" for line in lines))

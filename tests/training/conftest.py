@@ -5,11 +5,14 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from benchmarks.made_corpus import made_sample, write_made_manifest, write_made_shard
@@ -176,3 +179,26 @@ def train_in_processes(
         return [told.read_text() for told in sorted(folder.glob("plan.json.*"))]
 
     return train
+
+
+class HeldStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Storage whose writes wait until they are let through."""
+
+    protocol = "held"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    opened = threading.Event()
+
+    def put_file(self, *args: Any, **kwargs: Any) -> None:
+        assert self.opened.wait(60)
+        super().put_file(*args, **kwargs)
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    """Lets through what is written to held://."""
+    fsspec.register_implementation("held", HeldStore, clobber=True)
+    HeldStore.opened.clear()
+    yield HeldStore.opened
+    HeldStore.opened.set()
+    HeldStore.store.clear()

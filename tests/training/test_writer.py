@@ -1,13 +1,10 @@
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
 
-import fsspec
 import pytest
 import torch
-from fsspec.implementations.memory import MemoryFileSystem
 
 from infra.errors import StorageError
 from training.checkpoint import Tensors, complete_steps, load
@@ -17,28 +14,6 @@ from training.record import RunRecord
 from training.writer import CheckpointWriter
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-class HeldStore(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """Storage whose writes wait until they are let through."""
-
-    protocol = "held"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    opened = threading.Event()
-
-    def put_file(self, *args: Any, **kwargs: Any) -> None:
-        assert self.opened.wait(60)
-        super().put_file(*args, **kwargs)
-
-
-@pytest.fixture
-def held() -> Iterator[threading.Event]:
-    fsspec.register_implementation("held", HeldStore, clobber=True)
-    HeldStore.opened.clear()
-    yield HeldStore.opened
-    HeldStore.opened.set()
-    HeldStore.store.clear()
 
 
 @pytest.fixture

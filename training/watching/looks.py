@@ -12,7 +12,8 @@ import torch
 
 from infra import storage
 from training.config import Config
-from training.log import add_event, publish_lines, read_lines
+from training.lines import publish_lines, read_lines
+from training.log import add_event
 from training.model import TrainedModel
 from training.watching.examples import read_examples
 from training.watching.grids import Grid, make_rows, publish_grid
