@@ -71,7 +71,7 @@ def main() -> None:
     train, held_out = build(arguments.work, emoji_only=True)
     config = make_config(arguments, train)
     captions = make_captions(config, device)
-    captions.remember(make_stream(config, 1).captions())
+    captions.remember(make_stream(config).captions())
     num_parameters = make_network(config, captions.width).num_parameters
     channels, theirs = channels_of_equal_parameters(config, captions.width, num_parameters)
     print(

@@ -50,7 +50,7 @@ def main() -> None:
     corpus, _ = build(arguments.work, emoji_only=True)
     config = make_config(arguments, corpus, "unet", arguments.size)
     captions = make_captions(config, device)
-    captions.remember(make_stream(config, 1).captions())
+    captions.remember(make_stream(config).captions())
     flops = flops_per_image(config, captions.width, NUM_TEXT_TOKENS).forward
     channels, their_flops = channels_of_equal_flops(config, captions.width, NUM_TEXT_TOKENS, flops)
     rates = Rates.measured(device)

@@ -79,7 +79,7 @@ def taking_part(
 ) -> Iterator[Side[T]]:
     """With its batches made ahead, and everything that happens once behind it: a network is
     compiled a second time when it first meets captions of another length."""
-    stream = make_stream(config, 2, device=str(device))
+    stream = make_stream(config, device=str(device))
     positions = range(config.batch_size)
     with prefetched(stream, range(NUM_STEPS), positions) as batches:
         side = Side(trainer, batches, config.batch_size, device)

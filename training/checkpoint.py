@@ -24,6 +24,11 @@ from infra.errors import DamagedError, InputError
 from training.parallel import WHOLE, Layout, local
 
 MANIFEST = "checkpoint.json"
+REMEDY = (
+    "the same `carrara train` makes it again from the checkpoint before it; or name an older one "
+    "by --checkpoint"
+)
+PARTS = ("model", "ema", "optimizer")
 Tensors = dict[str, Tensor]
 
 
@@ -57,8 +62,9 @@ def checkpoint_url(run: str, step: int) -> str:
     return storage.join(run, "checkpoints", checkpoint_name(step))
 
 
-def begin(run: str, step: int) -> None:
-    """Before the first file of a checkpoint: a damaged one of this step must not outlive it."""
+def revoke(run: str, step: int) -> None:
+    """From here on it is no checkpoint: before files of that step are written, or where some were
+    found damaged."""
     storage.remove(storage.join(checkpoint_url(run, step), MANIFEST))
 
 
@@ -99,18 +105,39 @@ def complete_steps(run: str) -> list[int]:
     return sorted(steps)
 
 
-def load(run: str, step: int, parts: tuple[str, ...] = ("model", "ema", "optimizer")) -> Checkpoint:
+def load(run: str, step: int, parts: tuple[str, ...] = PARTS) -> Checkpoint:
     """Raises InputError where there is none of that step, DamagedError naming a damaged file."""
+    try:
+        return _load(run, step, parts)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {REMEDY}") from None
+
+
+def check(run: str, step: int) -> None:
+    """Raises DamagedError where a file is not as it was written; reads all of them, keeps none."""
+    url = checkpoint_url(run, step)
+    for name, sha256 in _read_manifest(run, step).sha256.items():
+        try:
+            _check_digest(url, name, storage.sha256(storage.join(url, name)), sha256)
+        except FileNotFoundError:
+            raise _missing(url, name) from None
+
+
+def _load(run: str, step: int, parts: tuple[str, ...] = PARTS) -> Checkpoint:
+    url, manifest = checkpoint_url(run, step), _read_manifest(run, step)
+    return Checkpoint(manifest, {part: _load_part(url, manifest, part) for part in parts})
+
+
+def _read_manifest(run: str, step: int) -> CheckpointManifest:
     url = checkpoint_url(run, step)
     try:
         text = storage.read_text(storage.join(url, MANIFEST))
-        manifest = CheckpointManifest.model_validate_json(text)
+        return CheckpointManifest.model_validate_json(text)
     except FileNotFoundError:
         have = ", ".join(map(str, complete_steps(run))) or "none"
         raise InputError(f"{run}: no checkpoint of step {step}; there are: {have}") from None
     except ValidationError:
         raise DamagedError(f"checkpoint {url}: {MANIFEST} can't be read") from None
-    return Checkpoint(manifest, {part: _load_part(url, manifest, part) for part in parts})
 
 
 def _load_part(url: str, manifest: CheckpointManifest, part: str) -> Tensors:
@@ -126,23 +153,31 @@ def _load_file(url: str, name: str, sha256: str) -> Tensors:
     file = storage.join(url, name)
     try:
         with storage.local_copy(file) as path:
-            if storage.sha256(str(path)) != sha256:
-                raise DamagedError(f"checkpoint {url}: {name} does not match its sha256")
+            _check_digest(url, name, storage.sha256(str(path)), sha256)
             return safetensors.torch.load_file(path)
     except FileNotFoundError:
-        raise DamagedError(f"checkpoint {url}: {name} is missing") from None
+        raise _missing(url, name) from None
     except SafetensorError as error:
         raise DamagedError(f"checkpoint {url}: {name} can't be read ({error})") from None
 
 
-def load_newest(run: str) -> tuple[Checkpoint | None, list[DamagedError]]:
-    """The newest whole checkpoint, if any, and what was wrong with each newer one."""
-    damages: list[DamagedError] = []
+def _check_digest(url: str, name: str, found: str, sha256: str) -> None:
+    if found != sha256:
+        raise DamagedError(f"checkpoint {url}: {name} does not match its sha256")
+
+
+def _missing(url: str, name: str) -> DamagedError:
+    return DamagedError(f"checkpoint {url}: {name} is missing")
+
+
+def load_newest(run: str) -> tuple[Checkpoint | None, dict[int, DamagedError]]:
+    """The newest whole checkpoint, if any, and what was wrong with each newer one, by its step."""
+    damages: dict[int, DamagedError] = {}
     for step in reversed(complete_steps(run)):
         try:
-            return load(run, step), damages
+            return _load(run, step), damages
         except DamagedError as error:
-            damages.append(error)
+            damages[step] = error
     return None, damages
 
 

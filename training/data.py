@@ -8,6 +8,7 @@ included (training/streaming/order.py). Workers read different parts of the shar
 step and within bounded memory (training/streaming/reading.py), and decode off the training thread.
 """
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -41,11 +42,14 @@ from training.streaming.pixels import (
 )
 from training.streaming.plan import Place, Rows, SamplePlan
 from training.streaming.reading import BlockReader, HeldBlock, TakenDownError
-from training.streaming.resident import ResidentSamples
+from training.streaming.resident import ResidentSamples, check_squares_alone
 from training.streaming.shapes import shapes_for
 
 READ_AT_ONCE = 8
 """Samples that a thread reads before it decodes them."""
+
+MIN_DECODERS = 2
+"""Of a worker: one reads while the other decodes."""
 
 LOOK_EVERY_S = 1.0
 """How often a stream looks whether something was taken down."""
@@ -72,6 +76,8 @@ class SampleStream:
             shuffle_shards=settings.shuffle_shards,
             shuffle_samples=settings.shuffle_samples,
         )
+        if settings.on_device:
+            check_squares_alone(self.plan.shapes, settings.crop)
         self.num_samples = self.plan.num_samples
         self.reader = BlockReader(
             self.catalogues, self.plan, cache_bytes * 3 // 8, settings.num_readers
@@ -266,11 +272,8 @@ class DecodingBatch:
         return self._stream.as_batch(uids, captions, self._pixels)
 
 
-def make_stream(
-    config: Config, num_decoders: int, born: tuple[str, ...] = (), device: str = "cpu"
-) -> SampleStream:
-    """`num_decoders`: where the configuration leaves it open. `born`: the digests that the corpora
-    had when the run began; none: it begins now."""
+def make_stream(config: Config, born: tuple[str, ...] = (), device: str = "cpu") -> SampleStream:
+    """`born`: the digests that the corpora had when the run began; none: it begins now."""
     data, loading = config.data, config.loading
     return SampleStream(
         StreamSettings(
@@ -294,12 +297,21 @@ def make_stream(
             shuffle_samples=data.shuffle_samples,
             cache_size_mb=config.cache_size_mb,
             decode_in=loading.decode_in,
-            num_decoders=loading.num_decoders or num_decoders,
+            num_decoders=loading.num_decoders or max(MIN_DECODERS, _num_cpus(config)),
             num_readers=loading.num_readers,
             device=device,
             on_device=loading.on_device,
         )
     )
+
+
+def _num_cpus(config: Config) -> int:
+    """Of a worker: what it asked Ray for, or in this process all that it may use."""
+    if not config.workers.local:
+        return int(config.workers.cpus_per_worker)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def decode(data: bytes, image_size: int) -> Pixels:

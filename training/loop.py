@@ -28,7 +28,7 @@ from training.diffusion import Network, make_objective
 from training.draws import draw, seed_of
 from training.initial import load_initial
 from training.log import Log, OnLog, add_event
-from training.memory import told_by_its_setting
+from training.memory import told_by_its_setting, told_of_a_look, told_of_the_state
 from training.model import TrainedModel, model_of
 from training.network import compiled, flops_per_image, make_network
 from training.notices import Notice, Notices, no_notices
@@ -53,9 +53,11 @@ def train(
     """Train to the record's last step. `on_log` is told every line of the metrics."""
     if device is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # where NCCL talks
-    trainer = Trainer(record, Worker.current(device), on_log, notices)
+    with told_of_the_state(record.config):
+        trainer = Trainer(record, Worker.current(device), on_log, notices)
     with trainer.watch:
-        trainer.resume()
+        with told_of_the_state(record.config):
+            trainer.resume()
         trainer.run()
 
 
@@ -76,7 +78,7 @@ class Trainer:
         self.passes = worker.passes(config.batch_size, config.max_batch_per_worker)
         self._largest_pass = max(rows.stop - rows.start for rows in self.passes)
         born = (record.corpus_digest, *record.mix_digests)
-        self.stream = make_stream(config, 2, born, str(worker.device))
+        self.stream = make_stream(config, born, str(worker.device))
         self.objective = make_objective(config, worker.device)
         self.space = make_space(config, worker.device)
         self.captions = make_captions(config, worker.device)
@@ -99,7 +101,7 @@ class Trainer:
 
     def run(self) -> None:
         steps = range(self.state.step, self.config.num_steps)
-        with self.writer, prefetched(self.stream, steps, self.positions) as batches:
+        with self.log, self.writer, prefetched(self.stream, steps, self.positions) as batches:
             for _ in steps:
                 with self.watch.clock.spent("data"):
                     batch = next(batches)
@@ -124,8 +126,9 @@ class Trainer:
         """Gradients of the loss, averaged over the whole batch, into the parameters."""
         config, device = self.config, self.worker.device
         pixels = batch.pixels.to(device, non_blocking=True)
-        x_0, condition = self.space.targets(pixels, self._draw_for(Purpose.CONDITION))
-        tokens, mask = self.captions.encode(batch.captions)
+        draws_for = self._draw_for(Purpose.CONDITION)
+        x_0, condition = self.space.targets(pixels, draws_for, self._largest_pass)
+        tokens, mask = self.captions.encode(batch.captions, self._largest_pass)
         draws = draw(config, self.state.step, x_0.shape[1:], device).part(self.positions)
         mask = mask & ~draws.drops_caption[:, None]
         loss = torch.zeros((), device=device)
@@ -169,7 +172,8 @@ class Trainer:
         notice = self._new_notice() if logs or self.worker.num_workers == 1 else None
         saves = is_last or step % config.checkpoint_every == 0 or notice is not None
         if self.watch.is_due(step):
-            self.watch.look(self._averaged_model())
+            with told_of_a_look(config, step):
+                self.watch.look(self._averaged_model())
         if saves or logs:
             self.log.flush(step, learning_rate(config, step - 1), publish=saves)
         if saves:
@@ -215,15 +219,17 @@ class Trainer:
             add_event(self.config.run, "checkpoint left out", message=message)
 
     def resume(self) -> None:
-        """Take up the newest whole checkpoint; say so, and what was wrong with newer ones."""
+        """Take up the newest whole checkpoint; say so, and what was wrong with newer ones, which
+        are checkpoints no longer: they would count among the `keep_last` that stay."""
         found, damages = checkpoint.load_newest(self.config.run)
         if found is not None:
             self._check_is_of_this_run(found.manifest)
             self.state.load(found)
-        workers = self._who_resumes()
+        workers = self._who_resumes()  # from here on all of them have looked
         if self.worker.rank == 0:
-            for damage in damages:
+            for step, damage in damages.items():
                 add_event(self.config.run, "damaged checkpoint", message=str(damage))
+                checkpoint.revoke(self.config.run, step)
             add_event(
                 self.config.run,
                 "start" if found is None else "resume",

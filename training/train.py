@@ -10,34 +10,29 @@ workers that replace lost ones: the checkpoints in RUN are the only state, Ray k
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infra import storage
 from infra.cluster import address_of, connect, num_that_fit
 from infra.config import digest_of
-from infra.errors import CarraraError, ConfigError, ShortfallError, StorageError
-from infra.progress import Bar, repeated, track
+from infra.errors import CarraraError, ConfigError, DamagedError, ShortfallError, StorageError
+from infra.progress import Bar, track
 from infra.summary import Stopwatch, Summary
 from infra.watching.events import tell
-from infra.watching.run import current
 from training.config import Config, UNetConfig
-from training.watching.console import note
 
 if TYPE_CHECKING:
     from training.log import Metrics
+    from training.network import Flops
     from training.record import RunRecord
 
 __all__ = ["Config", "UNetConfig", "run"]
 
-POLL_EVERY_S = 1.0
-
 
 def run(config: Config) -> Summary:
     from training.checkpoint import complete_steps
-    from training.log import read_events, read_metrics
+    from training.log import metrics_url, read_events, read_metrics
     from training.record import begin
 
     with Stopwatch() as watch:
@@ -48,6 +43,7 @@ def run(config: Config) -> Summary:
             if plan.is_new:
                 begin(record)
             storage.sweep(config.run)
+            _tell_cost(plan)
             with track("train", config.num_steps - first_step, "steps") as bar:
                 if plan.num_workers is None:
                     _train_here(record, bar, first_step)
@@ -60,10 +56,12 @@ def run(config: Config) -> Summary:
         unit="steps",
         counts={"done before": first_step, "samples in the corpus": plan.num_samples},
         seconds=watch.seconds,
-        outputs={"run": config.run, "metrics": storage.join(config.run, "metrics.jsonl")},
+        outputs={"run": config.run, "metrics": metrics_url(config.run)},
         details={
             "already_complete": complete,
             "num_parameters": plan.num_parameters,
+            "forward_flops_per_image": plan.flops.forward,
+            "training_flops_per_image": plan.flops.training,
             "final": read_metrics(config.run)[-1],
             "config_digest": record.config_digest,
             "corpus_digest": record.corpus_digest,
@@ -81,6 +79,7 @@ class _Plan:
     """None: in this process, or nothing left to do. Two: the least and the most."""
     num_samples: int
     num_parameters: int
+    flops: "Flops"
 
 
 def _plan(config: Config) -> _Plan:
@@ -88,10 +87,9 @@ def _plan(config: Config) -> _Plan:
     import torch
 
     from retrieval.encoding.encoder import load_encoder
-    from training.checkpoint import complete_steps
     from training.data import make_stream
     from training.diffusion import make_objective
-    from training.network import make_network
+    from training.network import flops_per_image, make_network
     from training.parallel import Worker
     from training.record import RunRecord, continuing, holds
     from training.space import autoencoder_digest
@@ -102,10 +100,11 @@ def _plan(config: Config) -> _Plan:
         worker = Worker(0, num_workers, torch.device("cpu"))
         worker.passes(config.batch_size, config.max_batch_per_worker)
     make_objective(config)
-    stream = make_stream(config, num_decoders=1)
+    stream = make_stream(config)
     encoder = None if config.text.trained else load_encoder(config.encoder)
+    text_width = encoder.token_width if encoder else config.text.width
     with torch.device("meta"):
-        network = make_network(config, encoder.token_width if encoder else config.text.width)
+        network = make_network(config, text_width)
     record = RunRecord(
         config=config,
         corpus_digest=stream.digests[0],
@@ -115,7 +114,7 @@ def _plan(config: Config) -> _Plan:
     )
     is_new = not holds(record)
     record = record if is_new else continuing(record)
-    first_step = 0 if is_new else max(complete_steps(config.run), default=0)
+    first_step = 0 if is_new else _num_steps_done(config)
     spread: int | tuple[int, int] | None = None
     if first_step < config.num_steps and not config.workers.local:
         connect(config.workers)
@@ -127,22 +126,48 @@ def _plan(config: Config) -> _Plan:
         num_workers=spread,
         num_samples=stream.num_samples,
         num_parameters=network.num_parameters,
+        flops=flops_per_image(config, text_width),
     )
+
+
+def _tell_cost(plan: _Plan) -> None:
+    cost = {
+        "num_parameters": plan.num_parameters,
+        "training_flops_per_image": plan.flops.training,
+    }
+    gflops = plan.flops.training / 1e9
+    words = f"train: {plan.num_parameters:,} parameters, {gflops:,.2f} GFLOP a trained image"
+    tell("network", words, **cost)
+
+
+def _num_steps_done(config: Config) -> int:
+    """By the newest checkpoint. That of a finished run is reread: nobody else would, until
+    pictures are to be drawn of it."""
+    from training.checkpoint import check, complete_steps
+
+    steps = complete_steps(config.run)
+    if steps and steps[-1] == config.num_steps:
+        try:
+            check(config.run, config.num_steps)
+        except DamagedError:  # the loop tells of it and begins before it
+            steps.pop()
+    return max(steps, default=0)
 
 
 def _train_here(record: "RunRecord", bar: Bar, first_step: int) -> None:
     from training import loop
     from training.notices import of_termination
+    from training.watching.following import events_told, show
 
     _set_threads(record.config.threads_per_worker)
     step = first_step
 
     def on_log(line: "Metrics") -> None:
         nonlocal step
-        _show(bar, line, step)
+        show(bar, line, step)
         step = line["step"]
 
-    with of_termination() as notices:
+    with events_told(record.config.run), of_termination() as notices:
         loop.train(record, on_log, notices=notices)
 
 
@@ -156,6 +181,8 @@ def _train_on_ray(
     if on_own_cluster:  # this machine gets no notice, and it saves a process
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray.train
+
+    from training.watching.following import followed
 
     with tempfile.TemporaryDirectory(prefix="carrara-train-") as scratch:
         trainer = _trainer_class(on_own_cluster)(
@@ -177,7 +204,7 @@ def _train_on_ray(
                 callbacks=[_stop_on_our_errors()],
             ),
         )
-        with _following(config.run, bar, first_step):
+        with followed(config.run, bar, first_step):
             try:
                 trainer.fit()
             except ray.train.ControllerError as error:
@@ -274,48 +301,3 @@ def _set_threads(num_threads: int) -> None:
         import torch
 
         torch.set_num_threads(num_threads)
-
-
-# Progress
-
-
-@contextmanager
-def _following(run: str, bar: Bar, first_step: int) -> Iterator[None]:
-    """Moves the bar by what the first worker publishes, wherever it runs."""
-    follower = _Follower(run, bar, first_step)
-    try:
-        with repeated(follower.look, POLL_EVERY_S):
-            yield
-    finally:
-        follower.look()
-
-
-class _Follower:
-    def __init__(self, run: str, bar: Bar, step: int) -> None:
-        from training.log import read_events
-
-        self._run, self._bar, self._step = run, bar, step
-        self._num_events = len(read_events(run))
-
-    def look(self) -> None:
-        from training.log import read_events, read_metrics
-
-        events = read_events(self._run)
-        for event in events[self._num_events :]:
-            if event["event"] != "start":
-                told = event.get("message") or f"from step {event['step']}"
-                tell(str(event["event"]), f"train: {event['event']}: {told}", of_run=event)
-        self._num_events = len(events)
-        lines = read_metrics(self._run)
-        if lines and lines[-1]["step"] > self._step:
-            _show(self._bar, lines[-1], self._step)
-            self._step = lines[-1]["step"]
-
-
-def _show(bar: Bar, line: "Metrics", step: int) -> None:
-    """A line of metrics; `step` is that of the line before."""
-    if (watched := current()) is not None:
-        watched.values |= {
-            name: float(value) for name, value in line.items() if isinstance(value, int | float)
-        }
-    bar.advance(line["step"] - step, note=note(line))

@@ -120,7 +120,7 @@ class CheckpointWriter:
         digests: dict[str, str] = {}
         try:
             if self._worker.rank == 0:
-                checkpoint.begin(run, step)
+                checkpoint.revoke(run, step)
             digests = checkpoint.write(run, step, self._copy, layout.shard, layout.num_shards)
         except CarraraError as error:  # all have to hear of it
             failure = str(error)

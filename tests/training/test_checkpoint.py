@@ -14,7 +14,7 @@ from infra.errors import DamagedError, InputError
 from training.checkpoint import (
     CheckpointManifest,
     Tensors,
-    begin,
+    check,
     checkpoint_url,
     commit,
     complete_steps,
@@ -23,6 +23,7 @@ from training.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
     prune,
+    revoke,
     write,
 )
 
@@ -33,7 +34,7 @@ def save_step(run: str, step: int) -> None:
 
 
 def save(run: str, step: int, parts: dict[str, Tensors]) -> None:
-    begin(run, step)
+    revoke(run, step)
     digests = write(run, step, parts)
     commit(run, CheckpointManifest(step=step, config={}, corpus_digest="d", sha256=digests))
 
@@ -77,7 +78,7 @@ def test_unfinished_checkpoint_does_not_count(tmp_path: Path) -> None:
     newest, damages = load_newest(run)
     assert newest is not None
     assert newest.step == 1
-    assert damages == []
+    assert damages == {}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
@@ -95,12 +96,16 @@ def test_damaged_file_is_named_and_the_one_before_taken(tmp_path: Path, damage: 
             file.write_bytes(data)
         case "missing":
             file.unlink()
-    with pytest.raises(DamagedError, match=r"step-000002: optimizer\.safetensors"):
+    named = r"step-000002: optimizer\.safetensors (is missing|does not match its sha256)"
+    with pytest.raises(DamagedError, match=rf"{named}; .*carrara train.*--checkpoint$"):
         load(run, 2)
+    with pytest.raises(DamagedError, match=named):
+        check(run, 2)
+    check(run, 1)
     newest, damages = load_newest(run)
     assert newest is not None
     assert newest.step == 1
-    assert len(damages) == 1
+    assert list(damages) == [2]
 
 
 def test_rows_of_several_files_are_one_tensor_again(tmp_path: Path) -> None:
@@ -182,7 +187,7 @@ def test_kill_at_any_write_leaves_a_whole_checkpoint_and_no_files_for_long(
         newest, damages = load_newest(run)
         assert newest is not None
         assert newest.step == (1 if number < 5 else 2)
-        assert damages == []
+        assert damages == {}
         save_and_prune(run, 3)
         assert load(run, 3).step == 3
         folders = [checkpoint_url(run, step) for step in (1, 2)]
@@ -196,10 +201,10 @@ def save_and_prune(run: str, step: int) -> None:
 
 SAVE_FOR_EVER = """
 import sys, torch
-from training.checkpoint import CheckpointManifest, begin, commit, prune, write
+from training.checkpoint import CheckpointManifest, commit, prune, revoke, write
 run = sys.argv[1]
 for step in range(1, 100_000):
-    begin(run, step)
+    revoke(run, step)
     parts = dict.fromkeys(("model", "ema", "optimizer"), {"w": torch.full((1_000_000,), step)})
     digests = write(run, step, parts)
     commit(run, CheckpointManifest(step=step, config={}, corpus_digest="", sha256=digests))

@@ -48,7 +48,7 @@ def config(request: pytest.FixtureRequest, root: str, tiny_config: Callable[...,
 
 
 def steps_by_uid(config: Config, num_steps: int = NUM_STEPS) -> dict[str, list[int]]:
-    stream = make_stream(config, num_decoders=1)
+    stream = make_stream(config)
     steps = defaultdict(list)
     for step in range(num_steps):
         for uid in stream.batch(step, range(config.batch_size)).uids:

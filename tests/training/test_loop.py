@@ -13,14 +13,17 @@ import pytest
 import torch
 
 from infra import storage
-from infra.errors import ConfigError, ConflictError, ShortfallError
+from infra.errors import ConfigError, ConflictError, DamagedError, ShortfallError
 from training import loop
 from training.checkpoint import checkpoint_url, complete_steps, load
 from training.config import Config
 from training.draws import draw
 from training.log import Metrics, read_events, read_metrics
+from training.model import load_model
+from training.notices import Notice
 from training.parallel import Worker
 from training.record import RunRecord
+from training.text import CaptionEncoder
 from training.train import run
 
 EXACT = ("step", "loss", "grad_norm", "lr")
@@ -83,6 +86,42 @@ def test_damaged_checkpoint_is_told_and_the_one_before_used(
     assert resume["step"] == 4
 
 
+def test_finished_run_whose_last_checkpoint_is_damaged_is_finished_again(
+    tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config()
+    run(config)
+    file = Path(checkpoint_url(config.run, 12)) / "ema.safetensors"
+    whole, logged = file.read_bytes(), exact(config.run)
+    file.write_bytes(whole[:-1])
+    with pytest.raises(DamagedError, match=r"ema\.safetensors .*the same `carrara train` makes it"):
+        load_model(config.run)
+    capsys.readouterr()
+    summary = run(config)
+    assert summary.details["already_complete"] is False
+    assert summary.counts["done before"] == 8
+    assert file.read_bytes() == whole
+    assert exact(config.run) == logged
+    told = capsys.readouterr().err
+    assert "train: damaged checkpoint: checkpoint " in told
+    assert "train: resume: from step 8\n" in told
+    assert run(config).details["already_complete"] is True
+
+
+def test_damaged_checkpoint_takes_the_place_of_none_that_stays(
+    tiny_config: Callable[..., Config], record_of: Callable[[Config], RunRecord]
+) -> None:
+    config = tiny_config(keep_last=1, keep_every=4)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(record_of(config), stop_at(10))
+    assert complete_steps(config.run) == [4, 8]
+    (Path(checkpoint_url(config.run, 8)) / "ema.safetensors").write_bytes(b"short")
+    notice = Notice("SIGTERM", ends_run=True)
+    with pytest.raises(ShortfallError, match="stopped by SIGTERM after step 5"):
+        loop.train(record_of(config), notices=lambda: notice)
+    assert complete_steps(config.run) == [4, 5]
+
+
 def test_accumulation_leaves_the_maths_as_it_is(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -143,6 +182,22 @@ def test_checkpoint_of_other_settings_is_refused_and_says_which(
     with pytest.raises(ConflictError, match=told):
         loop.train(record_of(config))
     assert complete_steps(config.run) == [4]
+
+
+def test_text_tower_reads_no_more_captions_at_once_than_a_pass_has_pictures(
+    tiny_config: Callable[..., Config], record_of: Callable[[Config], RunRecord]
+) -> None:
+    config = tiny_config(max_batch_per_worker=3, text_cache_captions=0)
+    trainer = loop.Trainer(record_of(config), Worker.current())
+    assert isinstance(trainer.captions, CaptionEncoder)
+    sizes: list[int] = []
+    tower: torch.nn.Module = trainer.captions._encoder._text_tower
+    tower.get_submodule("token_embedding").register_forward_pre_hook(
+        lambda _module, inputs: sizes.append(len(inputs[0]))
+    )
+    trainer.train_step(trainer.stream.batch(0, trainer.positions))
+    assert sum(sizes) > 3
+    assert max(sizes) <= 3
 
 
 HUNGRY = """
@@ -215,6 +270,8 @@ def test_draws_are_uniform_in_t_and_new_at_every_step(tiny_config: Callable[...,
     assert not torch.equal(draw(config, 4, shape, cpu).eps, draws.eps)
     part = draws.part(range(100, 200))
     assert torch.equal(part.t, draws.t[100:200])
+    assert torch.equal(part.eps, draws.eps[100:200])
+    assert part.eps.untyped_storage().nbytes() == part.eps.nbytes  # the others' is let go of
 
 
 def test_metrics_have_a_line_every_few_steps(tiny_config: Callable[..., Config]) -> None:

@@ -9,6 +9,7 @@ from infra.errors import CarraraError, ConflictError, InputError
 from pipeline.corpus import Manifest
 from training.checkpoint import complete_steps
 from training.config import Config
+from training.network import flops_per_image
 from training.record import read_record
 from training.train import run
 
@@ -20,6 +21,18 @@ def test_finished_run_is_left_alone(tiny_config: Callable[..., Config]) -> None:
     summary = run(config)
     assert summary.details["already_complete"] is True
     assert before == {p: p.stat().st_mtime_ns for p in Path(config.run).rglob("*") if p.is_file()}
+
+
+def test_what_the_network_costs_is_told(
+    tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config()
+    details = run(config).details
+    cost = flops_per_image(config, text_width=16)
+    assert details["forward_flops_per_image"] == cost.forward
+    assert details["training_flops_per_image"] == cost.training
+    told = f"{details['num_parameters']:,} parameters, {cost.training / 1e9:.2f} GFLOP a trained im"
+    assert told in capsys.readouterr().err
 
 
 def test_settings_that_differ_are_named_and_nothing_is_touched(

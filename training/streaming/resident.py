@@ -21,6 +21,20 @@ MAX_SHARE = 0.5
 """Of the device's free memory."""
 
 
+def check_squares_alone(shapes: tuple[Shape, ...], crop: str) -> None:
+    """Raises ConfigError where pictures have shapes of their own, or another part of them is taken
+    every time: one square of each is kept."""
+    for setting, is_at_odds in (
+        ("data.max_aspect_ratio above 1", len(shapes) > 1),
+        (f"data.crop = {crop}", crop != "centre"),
+    ):
+        if is_at_odds:
+            raise ConfigError(
+                f"loading.on_device with {setting}: it keeps each picture's middle square; leave "
+                "one of them at its default"
+            )
+
+
 class ResidentSamples:
     """Pixels, uids and captions of all samples of one shape."""
 
@@ -32,11 +46,7 @@ class ResidentSamples:
         device: str,
         num_threads: int,
     ) -> None:
-        if len(shapes) > 1:
-            raise ConfigError(
-                "loading.on_device with data.max_aspect_ratio above 1: expected squares alone; "
-                "leave one of them at its default"
-            )
+        assert len(shapes) == 1
         parts = list(_parts(catalogues))
         num = sum(len(rows) for _, _, rows in parts)
         height, width = shapes[0]

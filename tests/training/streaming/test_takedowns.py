@@ -57,7 +57,7 @@ def take_down(root: str, *uids: str) -> None:
 
 def batches(config: Config, born: str, steps: range) -> list[list[str]]:
     """uids of each step, as a run takes them that is taken up at the first one."""
-    stream = make_stream(config, 1, (born,))
+    stream = make_stream(config, (born,))
     with prefetched(stream, steps, range(BATCH_SIZE)) as ready:
         return [batch.uids for batch in ready]
 
@@ -84,7 +84,7 @@ def test_a_run_under_way_leaves_it_out_from_the_next_step_on(
     monkeypatch.setattr(data, "LOOK_EVERY_S", 0.0)
     born = digest_of(config.root)
     plain = batches(config, born, range(NUM_STEPS))
-    stream = make_stream(config, 1, (born,))
+    stream = make_stream(config, (born,))
     with prefetched(stream, range(NUM_STEPS), range(BATCH_SIZE), depth=4) as ready:
         met = [next(ready).uids for _ in range(4)]
         gone = plain[4][0]  # in a batch that is made already, and waits
@@ -117,7 +117,7 @@ def test_workers_that_hear_of_it_at_different_steps_are_told_apart(config: Confi
     take_down(config.root, gone)
     halves, met = (range(3), range(3, 6)), [list[str]() for _ in range(NUM_STEPS)]
     for positions, first in zip(halves, (5, 9), strict=True):
-        stream = make_stream(config, 1, (born,))
+        stream = make_stream(config, (born,))
         for step in range(first):
             met[step] += plain[step][positions.start : positions.stop]
         with prefetched(stream, range(first, NUM_STEPS), positions) as ready:
@@ -138,7 +138,7 @@ def test_takedowns_alone_leave_a_run_the_same(config: Config) -> None:
 
 def test_nothing_left_is_an_error(root: str, tiny_config: Callable[..., Config]) -> None:
     born = digest_of(root)
-    stream = make_stream(tiny_config(root=root, batch_size=2, held_out=0.0), 1)
+    stream = make_stream(tiny_config(root=root, batch_size=2, held_out=0.0))
     every = {uid for step in range(14) for uid in stream.batch(step, range(2)).uids}
     take_down(root, *every)
     with pytest.raises(InputError, match="nothing is left to train on"):
