@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,6 +68,40 @@ def test_layout_is_clip_retrievals_and_rows_belong_together(
         assert [row["uid"] for row in metadata] == [s.uid for s in samples]
         assert [row["image_path"] for row in metadata] == [s.key for s in samples]
         assert [row["caption"] for row in metadata] == [s.caption for s in samples]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what transformers imports
+def test_captions_go_through_a_multilingual_text_tower(
+    small_corpus: str, multilingual_encoder: str
+) -> None:
+    run(small_corpus, multilingual_encoder, precision="fp32")
+    corpus = read_manifest(small_corpus)
+    manifest = read_embeddings_manifest(small_corpus, multilingual_encoder, corpus)
+    assert manifest.num_rows == 24
+    encoder = load_encoder(multilingual_encoder)
+    for part, shard in zip(manifest.parts, corpus.shards, strict=True):
+        rows = read_array(embeddings_url(small_corpus, multilingual_encoder), part, "text")
+        captions = [sample.caption for sample in iter_samples(small_corpus, shard)]
+        np.testing.assert_allclose(rows, encoder.encode_texts(captions), atol=1e-3)
+
+
+def test_a_running_line_tells_how_fast_it_goes_and_what_bounds_it(
+    small_corpus: str,
+    tiny_encoder: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("infra.progress.LINE_EVERY_S", 0.0)  # such a run is shorter than that
+    details: dict[str, Any] = run(small_corpus, tiny_encoder, batch_size=2).details
+    lines = [one for one in capsys.readouterr().err.splitlines() if "24/24 images" in one]
+    steps = "(read|decode|encode|write)"
+    share = rf"{steps} \d+%"
+    told = rf"embed: 24/24 images, [\d.,]+/s, .*bound by {steps} \({share}(, {share}){{3}}\)"
+    assert re.fullmatch(told, lines[-1]), lines
+    waited = details["worker_s"]
+    assert waited.keys() == {"read", "decode", "encode", "write"}
+    assert min(waited.values()) > 0
+    assert sum(waited.values()) <= details["working_s"]
 
 
 def test_file_names_sort_as_their_numbers(

@@ -34,6 +34,8 @@ from pipeline.sample import Sample
 from retrieval import embed, index, query
 from retrieval.asking.pages import data_uri
 from retrieval.embedding.embeddings import encoder_slug
+from training.data import SampleStream
+from training.streaming.batch import StreamSettings
 
 HERE = Workers(local=True)
 HOSTILE = '<script>alert("x")</script> & "quoted"'
@@ -291,7 +293,7 @@ def test_no_hits_are_a_table_without_rows(root: str, tmp_path: Path) -> None:
     assert "where: 0 of 12 samples" in Path(paths["html"]).read_text(encoding="utf-8")
 
 
-def test_saved_hits_are_a_selection_that_pack_takes(root: str, tmp_path: Path) -> None:
+def test_saved_hits_are_a_selection_that_pack_and_train_take(root: str, tmp_path: Path) -> None:
     copy = str(tmp_path / "corpus")
     shutil.copytree(root, copy)
     summary = run(copy, "a face", k=4, save="faces")
@@ -303,6 +305,9 @@ def test_saved_hits_are_a_selection_that_pack_takes(root: str, tmp_path: Path) -
     pack.run(pack.Config(root=copy, output=packed, selection="faces"))
     shards = read_manifest(packed).shards
     assert {one.uid for shard in shards for one in iter_samples(packed, shard)} == found
+    stream = SampleStream(StreamSettings(root=copy, selection="faces", image_size=16, batch_size=4))
+    assert stream.num_samples == 4
+    assert {uid for step in range(2) for uid in stream.batch(step, range(4)).uids} == found
     run(copy, "a face", k=4, save="faces")  # the same again changes nothing
     with pytest.raises(ConflictError, match="another policy digest"):
         run(copy, "a face", k=5, save="faces")
