@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -240,9 +241,14 @@ class PartMaker:
     """What an actor does: part of a batch, pixels as an array that Ray shares without a copy."""
 
     def __init__(self, settings: "StreamSettings", positions: range) -> None:
+        self._settings, self._positions = settings, positions
+
+    @cached_property
+    def _stream(self) -> "SampleStream":
+        """Not made in __init__: what fails there ends the actor and takes its message along."""
         from training.data import SampleStream
 
-        self._stream, self._positions = SampleStream(settings), positions
+        return SampleStream(self._settings)
 
     def make(self, step: int, follow: bool) -> tuple[list[str], list[str], "Pixels"]:
         if follow:
@@ -257,8 +263,12 @@ class _RemoteBatch:
 
     def result(self) -> "Batch":
         import ray
+        from ray.exceptions import RayTaskError
 
-        parts = ray.get(self._refs)
+        try:
+            parts = ray.get(self._refs)
+        except RayTaskError as error:  # its words are the actor's whole traceback
+            raise error.cause from error
         shape = (sum(len(part[0]) for part in parts), *parts[0][2].shape[1:])
         pixels = self._stream.new_pixels(shape)
         np.concatenate([part[2] for part in parts], out=pixels.numpy())
