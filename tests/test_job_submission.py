@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra import storage
+from infra.watching.runs import iter_runs
 
 ROOT = Path(__file__).parents[1]
 TINY = "tests/tiny.toml"
@@ -52,6 +53,8 @@ def test_a_submitted_training_succeeds(cluster: str, tmp_path: Path, small_corpu
     assert "succeeded" in done.stdout.lower()
     assert storage.list_names(str(run / "checkpoints"))
     assert (run / "metrics.jsonl").read_text().count("\n") == 6
+    (record,) = iter_runs([str(run)])
+    assert record.dashboard == cluster
 
     # The command's own exit code comes back, not that of `ray job submit`.
     mistaken = submit(cluster, tmp_path, "verify", str(tmp_path / "nowhere"))
@@ -59,12 +62,30 @@ def test_a_submitted_training_succeeds(cluster: str, tmp_path: Path, small_corpu
     assert "no corpus here" in mistaken.stdout
 
 
+def test_a_command_that_the_system_kills_is_not_lost(cluster: str, tmp_path: Path) -> None:
+    python = ["env", "RAY_AUTH_MODE=token", sys.executable, "-m"]
+    ray_job = [*python, "ray.scripts.scripts", "job", "submit", "--no-wait"]
+    kill = ["--submission-id", "killed", "--", "bash", "-c", "kill -9 $$"]
+    done = until_an_agent_is_there(cluster, tmp_path, [*ray_job, *kill])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    followed = until_an_agent_is_there(cluster, tmp_path, [*python, "infra.job", "killed"])
+    assert followed.returncode == 128 + signal.SIGKILL, followed.stdout + followed.stderr
+    assert "ended by SIGKILL on a machine that lives on" in followed.stdout
+
+
 def submit(cluster: str, home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    """Runs infra/submit.sh; a cluster just started takes a moment until it can take jobs."""
+    return until_an_agent_is_there(cluster, home, [str(ROOT / "infra/submit.sh"), *argv])
+
+
+def until_an_agent_is_there(
+    cluster: str, home: Path, command: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """A cluster just started takes a moment until it can take jobs."""
     deadline = time.monotonic() + 60
     while True:
         done = subprocess.run(
-            [str(ROOT / "infra/submit.sh"), *argv],
+            command,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             env=environment(home) | {"RAY_API_SERVER_ADDRESS": cluster},
