@@ -59,6 +59,7 @@ def check_told_and_kept(
     for attempt in attempts[:-1]:
         assert attempt.code in (1, 2)
         (line,) = (line for line in attempt.said.splitlines() if line.startswith("carrara: "))
+        assert "can't be written" in line
         assert "No space left on device" in line
         assert "/disk/" in line
         assert "Traceback" not in attempt.said

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from infra import storage
+from infra.errors import StorageError
 from pipeline import pack, select, verify
 from pipeline.corpus import read_manifest
 from tests.pipeline import full_disk, jumping_clock
@@ -52,6 +53,21 @@ def test_a_full_disk_for_what_waits_is_named(selected: str, whole: Path, tmp_pat
     attempts = full_disk.fill(tmp_path, 64 << 10, command(selected, tmp_path / "out", *spooled))
     full_disk.check_told_and_kept(attempts, {})
     assert len(attempts) > 1
+    assert full_disk.digests(tmp_path / "out") == full_disk.digests(whole)
+
+
+def test_shards_are_kept_that_were_whole_when_another_could_not_be_written(
+    selected: str, whole: Path, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "out" / "shards" / "00000.tar"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"00000\.tar"):
+        pack.run(config(selected, tmp_path / "out", num_threads=8))
+    kept = {path: path.stat().st_mtime_ns for path in in_the_way.parent.glob("*_stats.json")}
+    assert kept
+    in_the_way.rmdir()
+    pack.run(config(selected, tmp_path / "out"))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert full_disk.digests(tmp_path / "out") == full_disk.digests(whole)
 
 

@@ -113,6 +113,25 @@ def test_what_is_put_in_place_keeps_its_receipt_whatever_is_asked_next(root: str
     assert receipt.shards == ["00000", "00001"]
 
 
+def test_a_takedown_that_was_killed_while_it_cleared_up_keeps_its_receipt(
+    root: str, still: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = storage.remove
+
+    def killed_after(url: str) -> None:
+        remove(url)
+        if url.startswith(f"{root}/forget/") and url.endswith(".json"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "remove", killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            run(root, url=(URL,))
+    run(root, url=(URL,))
+    assert not Path(root, "forget").exists()
+    assert list(map(told, read_receipts(root))) == list(map(told, read_receipts(str(still))))
+
+
 def test_a_takedown_that_was_killed_right_after_its_tombstones_is_followed_alike(
     root: str, tmp_path: Path
 ) -> None:
