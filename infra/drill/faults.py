@@ -13,8 +13,13 @@ CUT_FOR_S = 30.0
 FULL_FOR_S = 30.0
 """Until somebody makes room."""
 
-NO_WORKERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""What every node of Ray's has, whether it works or not."""
+NO_WORKERS = (
+    *("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent"),
+    *("ray::TrainController", "ray::SynchronizationActor", "ray::DatasetManager"),
+    "ray::PlacementGroupCleaner",
+)
+"""What every node of Ray's has, whether it works or not; and what Ray Train has beside its workers,
+anywhere."""
 
 
 @dataclass(frozen=True)

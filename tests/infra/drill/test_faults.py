@@ -46,7 +46,8 @@ def are_there(machine: Machine, names: tuple[str, ...]) -> bool:
 
 def test_a_machine_is_at_work_where_ray_computes(make_machine: Make) -> None:
     head = make_machine("python carrara.py train", *AGENTS)
-    waiting, working = make_machine(*AGENTS), make_machine("ray::RayTrainWorker", *AGENTS)
+    waiting = make_machine(*AGENTS, "ray::SynchronizationActor", "ray::DatasetManager")
+    working = make_machine("ray::RayTrainWorker", *AGENTS)
     machines = [head, waiting, working]
     assert FAULTS["node killed"].victim(machines, "train", set()) is working
     assert FAULTS["head restarted"].victim(machines, "train", set()) is head
