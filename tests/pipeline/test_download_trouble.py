@@ -31,7 +31,7 @@ def test_a_disk_that_fills_up_costs_the_shards_that_do_not_fit(
     settings = config(tmp_path, site, 11)
     whole = run(settings)
     arguments = command(settings, tmp_path / "disk")
-    attempts = full_disk.fill(tmp_path, 24 << 10, arguments)
+    attempts = full_disk.fill(tmp_path, 40 << 10, arguments)
     # Slices, records and runs are a command's own; _stats.json has times.
     notes = ("download/", "runs/", "_stats.json")
     full_disk.check_told_and_kept(attempts, full_disk.digests(Path(settings.root)), besides=notes)
@@ -45,7 +45,7 @@ def test_a_disk_that_fills_up_costs_the_shards_that_do_not_fit(
 def test_a_store_that_fails_half_its_writes_keeps_what_was_whole(
     site: "Site", s3_bucket: str, failing_store: FailingStore, tmp_path: Path
 ) -> None:
-    settings = config(tmp_path, site, 8)
+    settings = config(tmp_path, site, 12)
     whole = run(settings)
     there = settings.model_copy(update={"root": f"{s3_bucket}/corpus"})
 
