@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.pipeline.namespaces import unshare
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -16,13 +18,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What name_server.py says, in a network namespace; some machines allow no such."""
     resolver = tmp_path_factory.mktemp("names") / "resolv.conf"
     resolver.write_text("nameserver 127.0.0.53\n")
-    isolated = ["unshare", "--map-root-user", "--net", "--mount"]
-    if subprocess.run([*isolated, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine allows no network namespaces")
     script = Path(__file__).with_name("name_server.py")
     run = f"mount --bind {resolver} /etc/resolv.conf && exec {sys.executable} {script}"
     done = subprocess.run(
-        [*isolated, "sh", "-c", run],
+        [*unshare("net"), "sh", "-c", run],
         cwd=ROOT,
         env={
             "PYTHONPATH": str(ROOT),
