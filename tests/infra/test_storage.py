@@ -1,5 +1,6 @@
 """Files appear whole or not at all, on a disk and on an object store."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra import storage
+from infra.errors import StorageError
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -57,6 +59,21 @@ def test_a_writer_that_fails_leaves_what_was_there(place: str) -> None:
         write_half()
     assert storage.read_bytes(url) == b"before"
     assert storage.list_names(place) == ["a.bin"]
+
+
+def test_a_full_disk_is_named_by_the_file_that_is_on_it(place: str) -> None:
+    """What goes to an object store waits on this machine's disk first."""
+    url = storage.join(place, "a.bin")
+
+    def fill() -> None:
+        with storage.publish(url) as path:
+            full.append(url if "://" not in place else str(path))
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    full: list[str] = []
+    with pytest.raises(StorageError) as caught:
+        fill()
+    assert str(caught.value).startswith(f"{full[0]}: can't be written (No space left on device)")
 
 
 def test_the_same_table_gives_the_same_bytes(place: str) -> None:
