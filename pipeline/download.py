@@ -22,7 +22,6 @@ from infra.cluster import Workers
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ShortfallError
 from infra.summary import Stopwatch, Summary
-from infra.watching.events import tell
 from pipeline.corpus import (
     ROW_SCHEMA,
     SUCCESS,
@@ -141,8 +140,6 @@ def run(config: Config) -> Summary:
         input_digest = pairs.digest()
         extended = _extended(config, input_digest)
         held = None if extended else finished(config, input_digest)
-        if held is None or config.incremental_mode == "retry":
-            _tell_who_asks(config)
         if held is not None and config.incremental_mode == "retry":
             manifest = _refetch(config, pairs, held, input_digest)
         elif held is not None:
@@ -171,15 +168,6 @@ def run(config: Config) -> Summary:
 def _extended(config: Config, input_digest: str) -> Manifest | None:
     is_asked_for = config.incremental_mode == "extend"
     return extendable(config, input_digest) if is_asked_for else None
-
-
-def _tell_who_asks(config: Config) -> None:
-    if not (config.contact or config.allow_hosts):  # which are for one's own
-        tell(
-            "note",
-            f"download: asks as {config.user_agent!r}, without an address: with --contact URL or "
-            "MAIL sites' owners can write to you before they block you",
-        )
 
 
 def _check_blocklists(config: Config) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from infra.cluster import Outcome, map_on_workers
 from infra.config import Settings
 from infra.errors import ShortfallError
+from infra.watching.events import tell
 from pipeline.corpus import SUCCESS
 from pipeline.downloading import worklist
 from pipeline.downloading.worklist import Plan, ShardRecord, Slice
@@ -55,6 +56,8 @@ def run_workers(
             if outcome.result is None:
                 failed.append(outcome)
             else:
+                if not made:
+                    tell_who_asks(config)
                 made[outcome.item.name] = outcome.result
     if failed:
         named = sorted(f"{outcome.item.name} ({outcome.error})" for outcome in failed)
@@ -64,6 +67,16 @@ def run_workers(
             f"{', '.join(named[:NUM_NAMED])}{more}; run the command again to make them"
         )
     return made
+
+
+def tell_who_asks(settings: FetchSettings) -> None:
+    """Where nobody can answer, and the network is not one's own."""
+    if not (settings.contact or settings.allow_hosts):
+        tell(
+            "note",
+            f"download: asks as {settings.user_agent!r}, without an address: with --contact URL or "
+            "MAIL sites' owners can write to you before they block you",
+        )
 
 
 def make_downloader(config: "Config", plan: Plan) -> "ShardDownloader":

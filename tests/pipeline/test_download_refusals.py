@@ -143,18 +143,6 @@ def test_names_that_do_not_resolve_are_said_before_the_rows_fail(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("contact", "is_told"), [(None, True), ("mailto:me@example.org", False)])
-def test_who_asks_without_an_address_is_told_of_it(
-    download: Callable[..., Summary],
-    capsys: pytest.CaptureFixture[str],
-    contact: str | None,
-    is_told: bool,
-) -> None:
-    with pytest.raises(ShortfallError):
-        download([("http://host.invalid/a.jpg", "a")], allow_hosts=(), contact=contact)
-    assert ("with --contact URL or MAIL" in capsys.readouterr().err) is is_told
-
-
 def test_a_list_none_of_whose_rows_works_falls_short_and_says_why(
     site: "Site", download: Callable[..., Summary], tmp_path: Path
 ) -> None:
