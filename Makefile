@@ -54,11 +54,14 @@ lock:
 	  --generate-hashes --no-header --quiet --output-file requirements.lock
 	{ echo "# What was tested, without hashes: pip install -c constraints.txt carrara"; \
 	  sed -nE 's/^([A-Za-z][^ ]*==[^ ]+)( ;.*)? \\$$/\1\2/p' requirements.lock; } > constraints.txt
+	echo hatchling | $(BIN)/uv pip compile pyproject.toml - --extra rayserve --universal \
+	  --python-version 3.11.5 --constraint constraints.txt --generate-hashes --no-header \
+	  --no-annotate --quiet --output-file infra/deploy/docker/requirements.lock
 
 sbom: install
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-file sbom.json requirements.lock
 
-# Known vulnerabilities of what is locked; asks a service, and says so where it can't be reached.
+# Known vulnerabilities of what is locked; needs a network: a service is asked.
 audit: install
 	@$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
 
