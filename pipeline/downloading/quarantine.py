@@ -10,12 +10,13 @@ has a row and no picture. Expired domains are bought to poison datasets (Carlini
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.corpus import SUCCESS, write_shard
 from pipeline.downloading.shard_rows import RowOutcome
+from pipeline.downloading.spool import Place, Spool
 from pipeline.picture_hash import distance, from_hex
 from pipeline.sample import Sample
 
@@ -28,7 +29,7 @@ def write_quarantine(
     table: pa.Table,
     rows: pa.Table,
     outcomes: Sequence[RowOutcome],
-    spool: BinaryIO,
+    spool: Spool,
     extension: str,
 ) -> None:
     """Nothing where nothing was quarantined. `table` is the list's slice, `rows` the shard's."""
@@ -90,10 +91,9 @@ def _distance(found: str | None, expected: str | None) -> int | None:
 
 
 def _samples(
-    kept: list[tuple[dict[str, Any], tuple[int, int] | None]], spool: BinaryIO, extension: str
+    kept: list[tuple[dict[str, Any], Place | None]], spool: Spool, extension: str
 ) -> Iterator[Sample]:
     for row, spooled in kept:
         if spooled is not None:
-            spool.seek(spooled[0])
-            image = spool.read(spooled[1])
+            image = spool.read(spooled)
             yield Sample(row["key"], row["uid"], row["caption"], image, extension, row)

@@ -8,11 +8,10 @@ they are.
 """
 
 import heapq
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, Self
+from typing import Self
 
 import pyarrow as pa
 
@@ -28,6 +27,7 @@ from pipeline.downloading.shard_download import (
     samples,
 )
 from pipeline.downloading.shard_rows import FETCH_SCHEMA, RowOutcome, statistics
+from pipeline.downloading.spool import Spool
 from pipeline.downloading.worklist import ShardRecord, Slice, read_slice, record_of, write_record
 from pipeline.fetching.fetch_settings import may_pass
 from pipeline.takedown.tombstones import redact_refused
@@ -74,7 +74,7 @@ class ShardRefetcher:
         wanted = [
             (place, urls[place]) for place, why in enumerate(reasons) if why and may_pass(why)
         ]
-        with tempfile.TemporaryFile(prefix="carrara-") as spool:
+        with Spool.opened() as spool:
             try:
                 found = self._downloader.fetch(wanted, expected, spool) if wanted else {}
             except StopError as error:
@@ -93,7 +93,7 @@ class ShardRefetcher:
         rows: pa.Table,
         table: pa.Table,
         changed: Mapping[int, RowOutcome],
-        spool: BinaryIO,
+        spool: Spool,
         start_time: float,
     ) -> tuple[Shard, list[str | None]]:
         job = self._job

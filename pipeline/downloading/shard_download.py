@@ -7,13 +7,12 @@ answers give the same bytes. Reads a slice, writes the shard in img2dataset's la
 
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Self
+from typing import Self
 
 import pyarrow as pa
 
@@ -32,6 +31,7 @@ from pipeline.downloading.shard_rows import (
     shard_key,
     statistics,
 )
+from pipeline.downloading.spool import Spool
 from pipeline.downloading.worklist import (
     DUPLICATE,
     ShardRecord,
@@ -116,7 +116,7 @@ class ShardDownloader:
         start_time = time.time()
         job = self._job
         table = read_slice(job.root, part)
-        with tempfile.TemporaryFile(prefix="carrara-") as spool:
+        with Spool.opened() as spool:
             try:
                 outcomes = self._outcomes(table, set(part.duplicates), spool)
             except StopError as error:
@@ -141,13 +141,12 @@ class ShardDownloader:
         return record
 
     def fetch(
-        self, urls: Sequence[tuple[int, str]], expected: Mapping[int, str], spool: BinaryIO
+        self, urls: Sequence[tuple[int, str]], expected: Mapping[int, str], spool: Spool
     ) -> dict[int, RowOutcome]:
         """What becomes of the rows, their pictures appended to the spool; raises StopError."""
         self._check_network(url for _, url in urls)
         tombstones = read_tombstones(self._job.root)
         outcomes = {}
-        spool.seek(0, 2)
         with (
             closing(self._fetcher.fetch_all(urls)) as answers,
             closing(self._decoders.decode_all(answers)) as decoded,
@@ -162,7 +161,7 @@ class ShardDownloader:
                 self._count(outcome)
         return outcomes
 
-    def _outcomes(self, table: pa.Table, duplicates: set[int], spool: BinaryIO) -> list[RowOutcome]:
+    def _outcomes(self, table: pa.Table, duplicates: set[int], spool: Spool) -> list[RowOutcome]:
         tombstones = read_tombstones(self._job.root)
         uids, urls = table["uid"].to_pylist(), table["url"].to_pylist()
         reasons = [
@@ -181,7 +180,7 @@ class ShardDownloader:
         picture: DecodedPicture,
         expected: str | None,
         tombstones: Tombstones,
-        spool: BinaryIO,
+        spool: Spool,
     ) -> RowOutcome:
         facts = picture.facts
         taken_down = tombstones.reason(sha256=facts.sha256)
@@ -201,12 +200,10 @@ class ShardDownloader:
                 return replace(failed(HASH_MISMATCH, sha256=facts.sha256), quarantined=outcome)
         return outcome
 
-    def _keep(self, picture: DecodedPicture, spool: BinaryIO) -> RowOutcome:
+    def _keep(self, picture: DecodedPicture, spool: Spool) -> RowOutcome:
         facts = picture.facts
         if facts.reason is not None:
             return failed(facts.reason, FAILED_TO_RESIZE, facts.sha256)
-        offset = spool.tell()
-        spool.write(picture.data)
         return RowOutcome(
             SUCCESS,
             width=facts.width,
@@ -217,7 +214,7 @@ class ShardDownloader:
             sha256=facts.sha256,
             other_hash=facts.hashes.get(self._job.compute_hash),
             picture_hash=facts.picture_hash,
-            spooled=(offset, len(picture.data)),
+            spooled=spool.append(picture.data),
         )
 
     def _check_network(self, urls: Iterable[str]) -> None:
@@ -257,11 +254,10 @@ def expected_hashes(table: pa.Table) -> dict[int, str]:
 
 
 def samples(
-    rows: pa.Table, outcomes: Sequence[RowOutcome], spool: BinaryIO, extension: str
+    rows: pa.Table, outcomes: Sequence[RowOutcome], spool: Spool, extension: str
 ) -> Iterator[Sample]:
     """Those that were kept, in the rows' order."""
-    places = [place for place, outcome in enumerate(outcomes) if outcome.spooled]
-    for row, place in zip(rows.take(pa.array(places, pa.int64())).to_pylist(), places, strict=True):
-        offset, length = outcomes[place].spooled or (0, 0)
-        spool.seek(offset)
-        yield Sample(row["key"], row["uid"], row["caption"], spool.read(length), extension, row)
+    kept = {number: outcome.spooled for number, outcome in enumerate(outcomes) if outcome.spooled}
+    metadata = rows.take(pa.array(kept, pa.int64())).to_pylist()
+    for row, place in zip(metadata, kept.values(), strict=True):
+        yield Sample(row["key"], row["uid"], row["caption"], spool.read(place), extension, row)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.corpus import ROW_SCHEMA, SUCCESS
+from pipeline.downloading.spool import Place
 from pipeline.takedown.tombstones import redact_refused
 
 FAILED_TO_DOWNLOAD = "failed_to_download"
@@ -40,7 +41,7 @@ class RowOutcome:
     """Of the bytes as fetched, where another than sha256 was asked for too."""
     picture_hash: str | None = None
     """PDQ's, as hex, where it was needed."""
-    spooled: tuple[int, int] | None = None
+    spooled: Place | None = None
     """Offset and length."""
     quarantined: "RowOutcome | None" = None
     """What the row would have come to, had its bytes been the expected ones."""

@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from pipeline.corpus import (
     shard_url,
     write_manifest,
 )
+from pipeline.databases import told_by_number
 from pipeline.downloading.pairs import PairList
 from pipeline.sample import sample_uid
 
@@ -269,20 +271,24 @@ class _SeenPairs:
     def __init__(self, spool: Path) -> None:
         import duckdb
 
-        self._database = duckdb.connect(spool / "seen.duckdb")
-        self._database.execute(f"SET memory_limit = '{DEDUP_MEMORY}'")
-        self._database.execute("CREATE TABLE seen (uid VARCHAR, row BIGINT)")
+        self._filling = partial(storage.filling, str(spool))
+        with self._filling(), told_by_number():
+            self._database = duckdb.connect(spool / "seen.duckdb")
+            self._database.execute(f"SET memory_limit = '{DEDUP_MEMORY}'")
+            self._database.execute("CREATE TABLE seen (uid VARCHAR, row BIGINT)")
 
     def add(self, uids: pa.ChunkedArray, first_row: int) -> None:
         rows = pa.array(range(first_row, first_row + len(uids)), pa.int64())
         self._database.register("batch", pa.table({"uid": uids, "row": rows}))
-        self._database.execute("INSERT INTO seen SELECT * FROM batch WHERE uid IS NOT NULL")
+        with self._filling(), told_by_number():
+            self._database.execute("INSERT INTO seen SELECT * FROM batch WHERE uid IS NOT NULL")
         self._database.unregister("batch")
 
     def duplicates(self) -> pa.Table:
         """Rows after the first of their uid, in order; what was there before has negative ones."""
         ranked = "SELECT row, row_number() OVER (PARTITION BY uid ORDER BY row) AS nth FROM seen"
         query = f"SELECT row FROM ({ranked}) WHERE nth > 1 AND row >= 0 ORDER BY row"
-        found = self._database.sql(query).to_arrow_table()
+        with self._filling(), told_by_number():
+            found = self._database.sql(query).to_arrow_table()
         self._database.close()
         return found

@@ -9,8 +9,6 @@ Writes  ROOT/columns/placeholder/.counts.partial while shards are scored: what w
         once, in shards' order, so that a worker reads little of it
 """
 
-import errno
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ import pyarrow.compute as pc
 from infra import storage
 from infra.errors import ConfigError, DamagedError
 from pipeline.corpus import SUCCESS, Shard, read_manifest, read_rows, shard_url
+from pipeline.databases import told_by_number
 from pipeline.score import Options
 
 MEMORY_LIMIT = "2GB"
@@ -116,16 +115,14 @@ def count_urls(root: str, target: str, memory_limit: str) -> None:
                 filesystem, _ = fsspec.url_to_fs(root, use_listings_cache=False)
                 connection.register_filesystem(filesystem)
             try:
-                connection.execute(QUERY, {"files": files, "target": target})
+                with told_by_number(or_there=spool):
+                    connection.execute(QUERY, {"files": files, "target": target})
             except duckdb.OutOfMemoryException:
                 raise ConfigError(
                     f"options.memory_limit {memory_limit!r}: too little to count this corpus's "
                     "URLs; give it more"
                 ) from None
             except duckdb.Error as error:
-                no_room = os.strerror(errno.ENOSPC)
-                if no_room in str(error):
-                    raise OSError(errno.ENOSPC, f"{no_room}, there or in {spool}") from None
                 raise DamagedError(
                     f"{root}: a shard's parquet can't be read ({str(error).splitlines()[0]}); "
                     f"`carrara verify {root}` tells which"

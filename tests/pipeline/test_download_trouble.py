@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from infra import storage
 from pipeline.corpus import read_manifest
 from pipeline.download import Config, run
@@ -40,6 +42,18 @@ def test_a_disk_that_fills_up_costs_the_shards_that_do_not_fit(
     assert any("of 3 shards failed" in one.said for one in attempts)
     assert not any("manifest.json" in one.files for one in attempts[:-1])
     assert read_manifest(str(tmp_path / "done")).digest == whole.details["corpus_digest"]
+
+
+def test_a_full_disk_for_temporary_files_is_named(
+    site: "Site", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path, site, 5)
+    whole = run(settings)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "disk"))
+    attempts = full_disk.fill(tmp_path, 4 << 10, command(settings, tmp_path / "there"))
+    assert len(attempts) > 1
+    full_disk.check_told_and_kept(attempts, {})
+    assert read_manifest(str(tmp_path / "there")).digest == whole.details["corpus_digest"]
 
 
 def test_a_store_that_fails_half_its_writes_keeps_what_was_whole(
