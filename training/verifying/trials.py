@@ -163,7 +163,7 @@ def _workers_killed(trial: Trial) -> Struck:
             if kill_process(victim["host"], victim["pid"], trial.config.workers):
                 steps.append(step)
                 _wait_for_start(trial.url, process, num_starts)
-    return _checked(trial, Struck("a worker", steps))
+    return checked(trial, Struck("a worker", steps))
 
 
 def _job_killed(trial: Trial) -> Struck:
@@ -180,16 +180,21 @@ def _job_killed(trial: Trial) -> Struck:
         wait_until_gone(workers, trial.config.workers)
     with trial.job():
         pass
-    return _checked(trial, Struck("the job", steps))
+    return checked(trial, Struck("the job", steps))
 
 
-def _checked(trial: Trial, struck: Struck) -> Struck:
+def checked(trial: Trial, struck: Struck) -> Struck:
+    """Raises ShortfallError for a trial that shows nothing: its run had to go on after a kill."""
     if not struck.steps:
-        raise ShortfallError(
-            f"{trial.url}: the trial {trial.kind.name!r} ended before anything could be killed; "
-            f"raise --num-steps, which is {trial.config.num_steps}"
-        )
-    return struck
+        why = "ended before anything could be killed"
+    elif not any(start["event"] == "resume" for start in _starts(trial.url)):
+        why = "was struck when nothing was left to go on with"
+    else:
+        return struck
+    raise ShortfallError(
+        f"{trial.url}: the trial {trial.kind.name!r} {why}; raise --num-steps, which is "
+        f"{trial.config.num_steps}"
+    )
 
 
 def _starts(run: str) -> list[dict[str, Any]]:

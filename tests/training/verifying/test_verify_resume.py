@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from infra.cluster import Workers
-from infra.errors import ConflictError
+from infra.errors import ConflictError, ShortfallError
+from training.log import add_event
 from training.verify_resume import Config, run
 from training.verifying.comparison import Trace, compare
+from training.verifying.trials import TRIALS, Struck, Trial, checked
 
 TRACE = Trace(
     samples=["a", "b", "c"],
@@ -73,6 +75,28 @@ def test_job_that_is_killed_goes_on_bit_for_bit(
     assert summary.table[1]["weights"] == "same bytes"
     assert summary.shortfall == ""
     assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "starts", "why"),
+    [
+        ([], ["start"], "ended before anything could be killed"),
+        ([40], ["start"], "was struck when nothing was left"),
+        ([40], ["start", "resume"], None),
+    ],
+)
+def test_a_trial_that_shows_nothing_is_none(
+    tmp_path: Path, steps: list[int], starts: list[str], why: str | None
+) -> None:
+    config = Config(root="corpus", scratch=str(tmp_path), num_steps=40)
+    trial, struck = Trial(config, TRIALS[1], {}), Struck("a worker", steps)
+    for event in starts:
+        add_event(trial.url, event, step=0)
+    if why is None:
+        assert checked(trial, struck) is struck
+    else:
+        with pytest.raises(ShortfallError, match=f"{why}.*raise --num-steps, which is 40"):
+            checked(trial, struck)
 
 
 def test_place_that_is_not_empty_is_left_alone(shared_corpus: str, tmp_path: Path) -> None:
