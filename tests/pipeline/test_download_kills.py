@@ -28,7 +28,8 @@ NUM_KILLS = 50
 NUM_ROWS, ROWS_A_SHARD = 168, 6
 NUM_SHARDS = NUM_ROWS // ROWS_A_SHARD
 SLOW_S, FAST_S = 1.0, 0.05
-"""Of an answer, while more is done than killed, or less: so that kills land all along the way."""
+"""Of an answer, while kills are behind where they should be, or not: so that they land all along
+the way, and the last of them before the last shard is done."""
 LEAD = 0.2
 """How far, as a share, the kills may be ahead of the shards."""
 MAX_S = 480.0
@@ -129,7 +130,8 @@ def disturb(settings: Config, cluster: SpotCluster, site: "Site") -> tuple[Count
             done = Path(settings.root, "download", "done")
             share_done = len(list(done.glob("*.json"))) / NUM_SHARDS
             share_killed = 1 - len(kinds) / SCHEDULE.total()
-            site.slow_s = SLOW_S if kinds and share_done > share_killed else FAST_S
+            is_behind = bool(kinds) and share_done > share_killed - LEAD / 2
+            site.slow_s = SLOW_S if is_behind else FAST_S
             may_kill = bool(kinds) and share_killed <= share_done + LEAD
             if may_kill and kill(kinds[-1], driver, cluster, rng):
                 landed[kinds[-1]] += 1
