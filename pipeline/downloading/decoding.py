@@ -3,7 +3,10 @@
 A picture that crashes, hangs or exhausts a decoder costs itself alone, and only after a fresh
 decoder has failed on it too: then its reason is "decoder crashed", "too slow to decode" or "too
 much memory". Bytes that wait for a decoder are bounded; fetching pauses for as long as they are too
-many. Reads and writes no files.
+many.
+
+One thread fetches and hands out: two would hand Python's lock to each other at every picture, which
+takes more than either does for one. Reads and writes no files.
 """
 
 import hashlib
@@ -24,8 +27,10 @@ from pipeline.downloading.decoder_process import (
     Decoder,
     LostError,
 )
-from pipeline.downloading.feed import Answers, Feed
-from pipeline.fetching.fetch_settings import Failure
+from pipeline.fetching.fetch_settings import Failure, Fetched
+
+Answers = Iterator[tuple[int, Fetched | Failure] | None]
+"""None: nothing came yet, and perhaps a decoder has spoken."""
 
 NUM_TRIES = 2
 """Decoders that a picture may bring down before it is given up: one may have been unlucky."""
@@ -64,11 +69,12 @@ _Outcome = tuple[_Task, DecodedPicture]
 class _Queue:
     """A decoder and the pictures that it has: the one under way, and perhaps the next."""
 
-    def __init__(self, decoder: Decoder, hang_s: float) -> None:
-        self.decoder, self._hang_s = decoder, hang_s
+    def __init__(self, decoder: Decoder, hang_s: float, epoll: select.epoll) -> None:
+        self.decoder, self._hang_s, self._epoll = decoder, hang_s, epoll
         self.tasks: deque[_Task] = deque()
-        self.deadline = 0.0
+        self.deadline = float("inf")
         """By when the first of them is to be answered."""
+        epoll.register(decoder, select.EPOLLIN)
 
     def has_room(self, num_bytes: int) -> bool:
         return not self.tasks or (len(self.tasks) < NUM_AHEAD and num_bytes <= MAX_AHEAD_BYTES)
@@ -80,7 +86,13 @@ class _Queue:
         self.decoder.send(task.data)
 
     def take(self) -> _Outcome | None:
-        """The first picture and what became of it; None: it is to be tried again."""
+        """The first picture and what became of it; None: it is to be tried again.
+
+        To be called when the decoder has spoken, or hung up.
+        """
+        if not self.tasks:  # killed while it had nothing to do
+            self.restart()
+            return None
         task = self.tasks[0]
         try:
             picture = self.decoder.receive()
@@ -96,23 +108,33 @@ class _Queue:
         """As `take`, of a decoder that has been silent beyond the deadline."""
         return self._lost(self.tasks[0], TOO_SLOW)
 
+    def restart(self) -> None:
+        self.decoder.restart()
+        self._epoll.register(self.decoder, select.EPOLLIN)  # a closed socket has left by itself
+
+    def clear(self) -> None:
+        if self.tasks:  # its answers are nobody's
+            self.tasks.clear()
+            self._begin()
+            self.restart()
+
     def _lost(self, task: _Task, reason: str | None) -> _Outcome | None:
         """The first picture alone is to blame: a decoder answers it before it begins the next."""
         last_word = task.given_up(reason)
         if last_word:
             self.tasks.popleft()
-        self.decoder.restart()
+        self.restart()
         self._begin()
         for waiting in self.tasks:
             self.decoder.send(waiting.data)
         return (task, last_word) if last_word else None
 
     def _begin(self) -> None:
-        self.deadline = time.monotonic() + self._hang_s
+        self.deadline = time.monotonic() + self._hang_s if self.tasks else float("inf")
 
 
 class Decoders:
-    """A worker's decoder processes; one thread at a time uses them."""
+    """A worker's decoder processes; one batch at a time uses them."""
 
     def __init__(
         self,
@@ -121,83 +143,78 @@ class Decoders:
         max_waiting_bytes: int,
         program: Sequence[str] = (sys.executable, "-m", "pipeline.downloading.decoder"),
     ) -> None:
-        self._hang_s = HANG_FACTOR * job.max_seconds
         self._max_waiting_bytes = max_waiting_bytes
-        self._decoders = [Decoder(job, program) for _ in range(num_decoders)]
-        for decoder in self._decoders:
+        self._epoll = select.epoll()
+        decoders = [Decoder(job, program) for _ in range(num_decoders)]
+        for decoder in decoders:
             decoder.wait_until_ready()
+        hang_s = HANG_FACTOR * job.max_seconds
+        self._queues = [_Queue(decoder, hang_s, self._epoll) for decoder in decoders]
+
+    def fileno(self) -> int:
+        """Readable when a decoder has spoken: then `answers` of `decode_all` is to yield None."""
+        return self._epoll.fileno()
 
     def close(self) -> None:
-        for decoder in self._decoders:
-            decoder.stop()
+        for queue in self._queues:
+            queue.decoder.stop()
+        self._epoll.close()
 
     def decode_all(
         self, answers: Answers
     ) -> Generator[tuple[int, DecodedPicture | Failure], None, None]:
         """What becomes of each answer, in no set order; failures are handed through.
 
-        `answers` is advanced in another thread, which waits while too many bytes wait here.
+        `answers` is not advanced while too many bytes wait here, until half of them are done: to
+        change over at each picture would cost more.
         """
-        queues = [_Queue(decoder, self._hang_s) for decoder in self._decoders]
-        feed = Feed(answers, self._max_waiting_bytes)
+        waiting: deque[_Task] = deque()
+        num_bytes = 0  # of what waits and of what decoders have
+        is_open, is_full = True, False
         try:
-            while True:
-                is_running = feed.is_running  # looked at before what it may have left
-                yield from _hand_out(feed, queues)
-                if feed.error is not None:
-                    raise feed.error
-                busy = [queue for queue in queues if queue.tasks]
-                if not (busy or feed.answers or is_running):
-                    return
-                for task, picture in self._outcomes(feed, busy):
-                    feed.done(len(task.data))
-                    yield from _hand_out(feed, queues)  # first: decoders work while the caller does
+            while is_open or any(queue.tasks for queue in self._queues):
+                if is_open and not is_full:
+                    try:
+                        answer = next(answers)
+                    except StopIteration:
+                        is_open = False
+                        continue
+                    if answer is not None:
+                        place, what = answer
+                        if isinstance(what, Failure):
+                            yield place, what
+                        else:
+                            waiting.append(_Task(place, what.data))
+                            num_bytes += len(what.data)
+                            is_full = num_bytes > self._max_waiting_bytes
+                            self._hand_out(waiting)
+                        continue
+                for task, picture in self._outcomes(may_wait=is_full or not is_open):
+                    num_bytes -= len(task.data)
+                    is_full = is_full and num_bytes > self._max_waiting_bytes // 2
+                    self._hand_out(waiting)  # first: decoders work while the caller does
                     yield task.place, picture
         finally:
-            feed.close()
-            for queue in queues:
-                if queue.tasks:  # its answers are nobody's
-                    queue.decoder.restart()
+            for queue in self._queues:
+                queue.clear()
 
-    def _outcomes(self, feed: Feed, busy: list[_Queue]) -> list[_Outcome]:
+    def _hand_out(self, waiting: deque[_Task]) -> None:
+        while waiting:
+            queue = min(self._queues, key=lambda queue: len(queue.tasks))
+            if not queue.has_room(len(waiting[0].data)):
+                return
+            queue.put(waiting.popleft())
+
+    def _outcomes(self, *, may_wait: bool) -> list[_Outcome]:
         """Of decoders that have answered, died or been silent too long; perhaps none."""
-        if answered := self._wait(feed, busy):
-            outcomes = [queue.take() for queue in answered]
-        else:
-            now = time.monotonic()
-            outcomes = [queue.take_late() for queue in busy if queue.deadline <= now]
+        deadline = min(queue.deadline for queue in self._queues)
+        wait_s = max(0.0, deadline - time.monotonic()) if may_wait else 0.0
+        spoken = {fd for fd, _ in self._epoll.poll(wait_s)}
+        now = time.monotonic()
+        outcomes = []
+        for queue in self._queues:
+            if queue.decoder.fileno() in spoken:
+                outcomes.append(queue.take())
+            elif queue.deadline <= now:
+                outcomes.append(queue.take_late())
         return [outcome for outcome in outcomes if outcome is not None]
-
-    def _wait(self, feed: Feed, busy: list[_Queue]) -> list[_Queue]:
-        """Those with something to read, as soon as there are any or a picture for an idle one."""
-        poller = select.poll()
-        by_fd = {queue.decoder.fileno(): queue for queue in busy}
-        for fd in by_fd:
-            poller.register(fd, select.POLLIN)
-        feed.is_awaited = len(busy) < len(self._decoders)
-        if feed.is_awaited:
-            poller.register(feed.fileno(), select.POLLIN)
-        deadline = min((queue.deadline for queue in busy), default=float("inf"))
-        wait_s = max(0.0, min(self._hang_s, deadline - time.monotonic()))
-        if feed.is_awaited and feed.answers:
-            wait_s = 0.0  # it came before anybody listened
-        found = [fd for fd, _ in poller.poll(wait_s * 1000)]
-        feed.is_awaited = False
-        if feed.fileno() in found:
-            feed.hear()
-        return [by_fd[fd] for fd in found if fd in by_fd]
-
-
-def _hand_out(feed: Feed, queues: list[_Queue]) -> Iterator[tuple[int, Failure]]:
-    """Pictures go to decoders with room for them, failures on."""
-    while feed.answers:
-        place, answer = feed.answers[0]
-        if isinstance(answer, Failure):
-            feed.answers.popleft()
-            yield place, answer
-            continue
-        queue = min(queues, key=lambda queue: len(queue.tasks))
-        if not queue.has_room(len(answer.data)):
-            return
-        feed.answers.popleft()
-        queue.put(_Task(place, answer.data))

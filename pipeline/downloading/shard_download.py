@@ -1,6 +1,6 @@
 """What one download worker does: a slice of the list -> one published shard and its record.
 
-A thread fetches, decoder processes decode, and pictures wait for the rest of their shard in a
+One thread fetches, decoder processes decode, and pictures wait for the rest of their shard in a
 temporary file, not in memory; the order of arrival is undone when the shard is written, so the same
 answers give the same bytes. Reads a slice, writes the shard in img2dataset's layout and vocabulary.
 """
@@ -148,7 +148,7 @@ class ShardDownloader:
         tombstones = read_tombstones(self._job.root)
         outcomes = {}
         with (
-            closing(self._fetcher.fetch_all(urls)) as answers,
+            closing(self._fetcher.fetch_beside(urls, self._decoders.fileno())) as answers,
             closing(self._decoders.decode_all(answers)) as decoded,
         ):
             for place, answer in decoded:

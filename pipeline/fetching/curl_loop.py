@@ -22,6 +22,9 @@ class CurlLoop:
     def __init__(self, max_idle_connections: int) -> None:
         self._epoll = select.epoll()
         self._sockets: set[int] = set()
+        self._watched: int | None = None
+        self.is_watched_ready = False
+        """When the last `wait` ended."""
         self._timer_due: float | None = None
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
@@ -39,9 +42,12 @@ class CurlLoop:
         if self._timer_due is not None:
             timeout_s = min(timeout_s, self._timer_due - time.monotonic())
         multi = self._multi
+        self.is_watched_ready = False
         for number, events in self._epoll.poll(max(0.0, timeout_s), _MAX_EVENTS):
             if number in self._sockets:  # an event before may have closed it
                 multi.socket_action(number, _actions(events))
+            elif number == self._watched:
+                self.is_watched_ready = True
         if self._timer_due is not None and self._timer_due <= time.monotonic():
             self._timer_due = None
             multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
@@ -52,6 +58,14 @@ class CurlLoop:
             ended += [(curl, pycurl.E_OK) for curl in good]
             ended += [(curl, error) for curl, error, _ in bad]
         return ended
+
+    def watch(self, descriptor: int | None) -> None:
+        """One more that ends a `wait` when it is readable; None: none any more."""
+        if self._watched is not None:
+            self._epoll.unregister(self._watched)
+        self._watched = descriptor
+        if descriptor is not None:
+            self._epoll.register(descriptor, select.EPOLLIN)
 
     def close(self) -> None:
         self._multi.close()

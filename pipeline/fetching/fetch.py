@@ -18,6 +18,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +38,9 @@ from pipeline.fetching.web_address import WebAddress
 MAX_WAIT_S = 60.0
 """The longest Retry-After waited for. A host that asks for more is left alone: its rows end with
 this failure, which tells when to come back."""
+
+TURN_S = 1.0
+"""After which a caller with something else to look after is given a turn in any case."""
 
 NUM_WAITING = 10_000
 """Rows taken up at once, so that those of slow hosts wait while others are fetched: a few MB."""
@@ -85,9 +89,22 @@ class Fetcher:
 
         `requests` is read as there is room, at most NUM_WAITING ahead of what was answered.
         """
+        with closing(self.fetch_beside(requests)) as answers:
+            for answer in answers:
+                if answer is not None:
+                    yield answer
+
+    def fetch_beside(
+        self, requests: Iterable[tuple[int, str]], descriptor: int | None = None
+    ) -> Generator[tuple[int, Fetched | Failure] | None, None, None]:
+        """As `fetch_all`, and None when `descriptor` is readable, and every TURN_S or so.
+
+        For a caller that waits for something else in the same thread.
+        """
         assert not self._num_pending, "a Fetcher serves one list at a time"
         source = iter(requests)
-        is_read = False
+        is_read, last_turn = False, time.monotonic()
+        self._loop.watch(descriptor)
         try:
             while True:
                 since = time.monotonic()
@@ -99,13 +116,17 @@ class Fetcher:
                         self._admit(*request)
                 while self._done:
                     yield self._done.popleft()
-                self._held_s += time.monotonic() - since
                 if is_read and not self._num_pending:
                     return
+                if self._loop.is_watched_ready or since > last_turn + TURN_S:
+                    yield None
+                    last_turn = since
+                self._held_s += time.monotonic() - since
                 self._begin_some()
                 if not self._done:
-                    self._wait()
+                    self._wait(MAX_WAIT_S if descriptor is None else TURN_S)
         finally:
+            self._loop.watch(None)
             self._clear()
 
     def close(self) -> None:
@@ -202,12 +223,12 @@ class Fetcher:
             host.is_resolved = True
             self._schedule.offer(host, self._now())
 
-    def _wait(self) -> None:
+    def _wait(self, at_most_s: float) -> None:
         now = self._now()
         until = self._schedule.next_due
         if self._deadlines:
             until = min(until, self._deadlines[0][0])
-        for curl, error in self._loop.wait(min(until - now, MAX_WAIT_S)):
+        for curl, error in self._loop.wait(min(until - now, at_most_s)):
             transfer = self._transfers[curl]
             self._end(transfer, transfer.end(error))
         now = self._now()

@@ -19,7 +19,10 @@ MAX_URL_CHARACTERS = 8000
 MAX_HOST_CHARACTERS = 253
 """RFC 1035, section 2.3.4, without the length bytes at both ends."""
 
-_PLAIN = re.compile(r"(https?)://((?:[a-z0-9-]{1,63}\.)+[a-z0-9-]{1,63})(/[!$&-;=?-Z_a-z~]*)?")
+_PLAIN = re.compile(
+    r"(https?)://((?:[a-z0-9-]{1,63}\.)+[a-z0-9-]{1,63})"
+    r"(:[1-9][0-9]{3}|:[1-5][0-9]{4})?(/[!$&-;=?-Z_a-z~]*)?"
+)
 """Most URLs of most lists: nothing to be done."""
 
 _HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
@@ -56,8 +59,8 @@ def parse_web_address(text: str, base: WebAddress | None = None) -> WebAddress:
         raise ValueError("longer than servers take")
     plain = _PLAIN.fullmatch(text)
     if plain and len(plain[2]) <= MAX_HOST_CHARACTERS and not _DOTS.search(text):
-        scheme, host, path = plain.groups()
-        return WebAddress(scheme, host, f"{scheme}://{host}", path or "/")
+        scheme, host, port, path = plain.groups()
+        return WebAddress(scheme, host, f"{scheme}://{host}{port or ''}", path or "/")
     if _CONTROL.search(text):
         raise ValueError("control characters")
     if base is not None:

@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +18,13 @@ from pipeline.downloading.decoding import Decoders
 from pipeline.fetching.fetch_settings import Failure, Fetched
 from pipeline.pixels.resizer import PixelSettings
 from tests.pipeline.conftest import jpeg
+
+if TYPE_CHECKING:
+    from pipeline.fetching.fetch import Fetcher
+    from tests.pipeline.conftest import Script
+
+    MakeFetcher = Callable[..., Fetcher]
+    Scripted = Callable[[Script], str]
 
 JOB = DecodeJob(pixels=PixelSettings(image_size=16), max_memory_mb=256, max_seconds=1)
 
@@ -98,13 +108,35 @@ def test_failures_are_handed_through_and_nothing_is_lost(decoders: Decoders) -> 
     assert sum(isinstance(answer, Failure) for answer in found.values()) == 40
 
 
-@pytest.mark.timeout(500)
-def test_the_end_of_a_batch_is_heard_at_once() -> None:
-    """A bell that is missed costs the time after which a decoder is held to hang."""
-    slow = Decoders(JOB.model_copy(update={"max_seconds": 600}), 1, 1 << 20)
-    for _ in range(200):
-        list(slow.decode_all(iter([(0, Failure("http 404"))])))
-    slow.close()
+def test_a_decoder_is_heard_while_the_network_is_silent(
+    decoders: Decoders, scripted: "Scripted", make_fetcher: "MakeFetcher"
+) -> None:
+    """The second picture is not sent before the first one has come out."""
+    is_out = threading.Event()
+
+    def answer(head: bytes) -> Iterator[bytes]:
+        assert b"GET /first " in head or is_out.wait(timeout=60)
+        yield b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+        yield jpeg(1)
+
+    url = scripted(answer)
+    fetcher = make_fetcher(2, opt_outs=[], timeout=120)
+    requests = [(0, f"{url}/first"), (1, f"{url}/second")]
+    found = []
+    with closing(fetcher.fetch_beside(requests, decoders.fileno())) as answers:
+        for place, picture in decoders.decode_all(answers):
+            assert not isinstance(picture, Failure)
+            found.append(place)
+            is_out.set()
+    assert found == [0, 1]
+
+
+def test_a_decoder_that_was_killed_at_rest_is_replaced(decoders: Decoders) -> None:
+    assert reasons(decoders, jpeg(1)) == [None]
+    for child in children(os.getpid()):
+        if b"pipeline.downloading.decoder" in cmdline(child):
+            os.kill(child, signal.SIGKILL)
+    assert reasons(decoders, *map(jpeg, range(8))) == [None] * 8
 
 
 def test_a_picture_larger_than_what_may_wait_is_decoded_alone(decoders: Decoders) -> None:
