@@ -39,6 +39,15 @@ class Columns:
         """All that an expression may name."""
         return [*self._metadata.names, *self._signals]
 
+    @cached_property
+    def complete(self) -> frozenset[str]:
+        """The signals that were scored to their end."""
+        return frozenset(
+            signal
+            for signal in list_signals(self._root)
+            if storage.exists(storage.join(self._root, "columns", signal, "manifest.json"))
+        )
+
     def select(self, where: str) -> np.ndarray:
         """bool [num_rows]: where this SQL expression is true.
 

@@ -10,6 +10,7 @@ looked up again in the shard as it is now.
 import io
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -38,22 +39,33 @@ Wanted = dict[str, list[tuple[str, Place | None]]]
 """By shard, the samples' uids and where their pictures lay."""
 
 
-def read_images(root: str, wanted: Wanted) -> dict[str, bytes]:
+def read_images(
+    root: str, wanted: Wanted, on_damage: Callable[[DamagedError], None] | None = None
+) -> dict[str, bytes]:
     """Encoded pictures by uid; those that were taken down are left out.
 
-    Raises DamagedError for a shard that lacks what it lists.
+    Raises DamagedError for a shard that lacks what it lists, unless `on_damage` is to hear of it:
+    then its pictures are left out, too.
     """
     asked = [(shard, *sample) for shard, samples in wanted.items() for sample in samples]
 
     def read(sample: tuple[str, str, Place | None]) -> bytes | None:
         shard, uid, place = sample
-        return None if place is None else _image_at(root, shard, place, uid)
+        try:
+            return None if place is None else _image_at(root, shard, place, uid)
+        except DamagedError:  # told of below, for its shard at once
+            return None
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         images = dict(zip([uid for _, uid, _ in asked], pool.map(read, asked), strict=True))
     for shard, samples in wanted.items():
         if lost := [uid for uid, _ in samples if images[uid] is None]:
-            images |= _as_it_is_now(root, shard, lost)
+            try:
+                images |= _as_it_is_now(root, shard, lost)
+            except DamagedError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
     return {uid: image for uid, image in images.items() if image is not None}
 
 
@@ -63,12 +75,16 @@ def _as_it_is_now(root: str, shard: str, uids: list[str]) -> dict[str, bytes]:
         if not missed:
             return images
         time.sleep(wait_s)
-    raise _damaged(root, shard, f"does not hold {missed[0]} where it should")
+    raise _damaged(root, shard_url(root, shard), f"does not hold {missed[0]} where it should")
 
 
 def _listed(root: str, shard: str, uids: list[str]) -> tuple[dict[str, bytes], list[str]]:
     """Pictures by uid, and of which nothing lies where the shard's parquet says that they do."""
-    table = storage.read_table(shard_url(root, shard, ".parquet"), ["uid", *PLACE_SCHEMA.names])
+    url = shard_url(root, shard, ".parquet")
+    try:
+        table = storage.read_table(url, ["uid", *PLACE_SCHEMA.names])
+    except FileNotFoundError:
+        raise _damaged(root, url, "is missing") from None
     rows = table.filter(pc.is_in(table["uid"], pa.array(uids, pa.string()))).to_pylist()
     images, missed = {}, []
     for row in rows:
@@ -98,11 +114,9 @@ def _image_at(root: str, shard: str, place: Place, uid: str) -> bytes | None:
         except (KeyError, TypeError, ValueError):  # no sample begins there
             return None
         except FileNotFoundError:
-            raise _damaged(root, shard, "is missing") from None
+            raise _damaged(root, shard_url(root, shard), "is missing") from None
     return None
 
 
-def _damaged(root: str, shard: str, what: str) -> DamagedError:
-    return DamagedError(
-        f"{shard_url(root, shard)}: {what}; `carrara verify {root}` tells what is damaged"
-    )
+def _damaged(root: str, url: str, what: str) -> DamagedError:
+    return DamagedError(f"{url}: {what}; `carrara verify {root}` tells what is damaged")

@@ -61,14 +61,27 @@ class Metadata:
     def rows_at(self, rows: np.ndarray) -> list[dict[str, object]]:
         """What is known of these rows, in their order; all of a part at once, which is 16 times as
         quick as one by one."""
-        numbers = np.searchsorted(self.starts, rows, side="right") - 1
         found: list[dict[str, object]] = [{}] * len(rows)
-        for number in np.unique(numbers):
-            (places,) = np.nonzero(numbers == number)
-            taken = self._tables[number].rows.take(pa.array(rows[places] - self.starts[number]))
-            for place, row in zip(places, taken.to_pylist(), strict=True):
+        for table, places, there in self._by_part(rows):
+            for place, row in zip(places, table.take(there).to_pylist(), strict=True):
                 found[place] = row
         return found
+
+    def column_at(self, rows: np.ndarray, name: str) -> list[object]:
+        """What one column has for these rows, in their order; None where a part lacks it."""
+        found: list[object] = [None] * len(rows)
+        for table, places, there in self._by_part(rows):
+            if name in table.column_names:
+                for place, value in zip(places, table[name].take(there).to_pylist(), strict=True):
+                    found[place] = value
+        return found
+
+    def _by_part(self, rows: np.ndarray) -> Iterator[tuple[pa.Table, np.ndarray, pa.Array]]:
+        """Each part that has some of them, their places among `rows`, and where it has them."""
+        numbers = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(numbers):
+            (places,) = np.nonzero(numbers == number)
+            yield self._tables[number].rows, places, pa.array(rows[places] - self.starts[number])
 
     def tables(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
         """Each part's first row number, and these columns of it; those that it lacks are null."""

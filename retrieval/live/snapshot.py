@@ -8,6 +8,7 @@ opened, so that they stay as they were, and row numbers mean the same rows.
 """
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -170,8 +171,18 @@ class Snapshot:
             )
         return self._vectors[modality].take(np.asarray(rows, np.int64)).astype(np.float32)
 
-    def read_images(self, hits: Sequence[Hit]) -> dict[str, bytes]:
-        """The encoded pictures of these hits, by uid; those that were taken down are left out."""
+    def urls(self, rows: np.ndarray) -> list[str]:
+        """Of each of these rows."""
+        return [str(url or "") for url in self._metadata.column_at(rows, "url")]
+
+    def read_images(
+        self, hits: Sequence[Hit], on_damage: Callable[[DamagedError], None] | None = None
+    ) -> dict[str, bytes]:
+        """The encoded pictures of these hits, by uid; those that were taken down are left out.
+
+        Raises DamagedError for a shard that lacks what it lists, unless `on_damage` is to hear of
+        it: then its pictures are left out, too.
+        """
         wanted: Wanted = {}
         for hit in hits:
             match [hit.metadata.get(name) for name in PLACE_SCHEMA.names]:
@@ -180,14 +191,16 @@ class Snapshot:
                 case _:
                     place = None
             wanted.setdefault(hit.shard, []).append((hit.uid, place))
-        return read_images(self.root, wanted)
+        return read_images(self.root, wanted, on_damage)
 
     def select(self, where: str) -> np.ndarray:
         """bool [num_rows]: where this SQL expression over the columns is true."""
         return self.columns.select(where)
 
     def row_of(self, uid: str) -> int | None:
-        """None for what is not there, or was taken down."""
+        """None for what is no uid, is not there, or was taken down."""
+        if not re.fullmatch("[0-9a-f]{32}", uid):
+            return None
         rows = self._metadata.rows_of([uid])
         shown = rows[~self.removed[rows]]
         return int(shown[0]) if len(shown) else None

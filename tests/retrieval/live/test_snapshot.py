@@ -151,6 +151,42 @@ def test_a_picture_is_found_between_a_takedowns_tar_and_its_parquet(
         retriever.read_images(hits)
 
 
+def test_a_damaged_shard_takes_no_other_s_pictures_with_it_where_somebody_hears_of_it(
+    tmp_path: Path, make_embedded: Callable[..., Any]
+) -> None:
+    corpus = make_embedded(tmp_path / "corpus", 6, 6)
+    index.run(index.Config(root=corpus.root, num_queries=5))
+    state = Retriever.open(corpus.root).state
+    hits = state.hits(np.arange(12), np.ones(12))
+    for suffix in (".tar", ".parquet"):
+        Path(corpus.root, "shards", f"00000{suffix}").unlink()
+        heard: list[DamagedError] = []
+        assert state.read_images(hits, heard.append).keys() == set(corpus.uids[6:])
+        assert ["is missing" in str(error) for error in heard] == [True]
+        with pytest.raises(DamagedError, match="is missing"):
+            state.read_images(hits)
+
+
+@pytest.mark.parametrize("uid", ["", "abc", "0f3c", "0" * 34, "é", "G" * 32, "0" * 32 + "\n"])
+def test_what_is_no_uid_is_no_row(
+    tmp_path: Path, make_embedded: Callable[..., Any], uid: str
+) -> None:
+    corpus = make_embedded(tmp_path / "corpus", 6)
+    index.run(index.Config(root=corpus.root, num_queries=5))
+    assert Retriever.open(corpus.root).row_of(uid) is None
+
+
+def test_urls_are_the_rows_in_the_order_asked(
+    tmp_path: Path, make_embedded: Callable[..., Any]
+) -> None:
+    corpus = make_embedded(tmp_path / "corpus", 6, 6)
+    index.run(index.Config(root=corpus.root, num_queries=5))
+    state = Retriever.open(corpus.root).state
+    rows = np.array([11, 0, 7, 0])
+    assert state.urls(rows) == [hit.url for hit in state.hits(rows, np.ones(4))]
+    assert state.urls(np.zeros(0, np.int64)) == []
+
+
 def test_vectors_of_other_embeddings_than_the_index_was_made_of_are_refused(
     tmp_path: Path, make_embedded: Callable[..., Any]
 ) -> None:
