@@ -10,8 +10,8 @@ Then all are asked new captions and new pictures, which none has seen, one at a 
 in turns, at settings from narrow to wide. Prints for each what it took to build, its queries a
 second where it finds 95 of 100 (or the most that it finds), and its recall at equal times.
 
-With 2.4 kB a row autofaiss builds a graph; with 700 bytes it quantizes, which takes it more than a
-quarter of an hour for 100,000 rows on two cores. A million rows take half an hour in all.
+With 2.4 kB a row autofaiss builds a graph; with 700 bytes it quantizes, which was stopped after 14
+minutes over 100,000 rows on two cores. A million rows take half an hour in all.
 """
 
 import argparse
