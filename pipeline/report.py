@@ -34,7 +34,7 @@ from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, se
 from pipeline.pages import charts, gallery
 from pipeline.pages.card import card_text, check_own
 from pipeline.pages.census import Census, take_census
-from pipeline.pages.page import render
+from pipeline.pages.page import REPORT, render
 from pipeline.selecting.policy import Policy
 
 MANY = Parameter(consume_multiple=True)
@@ -95,7 +95,7 @@ def run(config: Config) -> Summary:
             **_sampled(config),
         }
         bar.advance(1)
-        output = config.output or storage.join(config.root, "report.html")
+        output = config.output or storage.join(config.root, REPORT)
         storage.publish_text(output, render("report.html", page))
         facts = {"manifest": manifest, "licence": config.licence}
         storage.publish_text(card, card_text(page | facts))

@@ -194,11 +194,12 @@ def _try(
     config: Config, manifest: Manifest, policy: Policy, connection: "DuckDBPyConnection"
 ) -> _Done:
     """The page of a dry run, and its numbers for the terminal."""
+    from pipeline.pages.page import DRY_RUN
     from pipeline.selecting.dry_run import dry_run
     from pipeline.selecting.dry_run_page import draw_page, numbers
 
     found = dry_run(connection, policy, manifest.num_samples)
-    page = config.page or storage.join(config.root, "dry-run.html")
+    page = config.page or storage.join(config.root, DRY_RUN)
     storage.publish_text(page, draw_page(connection, config.root, manifest, found, config.name))
     rules = numbers(found)["rules"]
     table = [

@@ -9,6 +9,12 @@ from pipeline.pages import charts
 if TYPE_CHECKING:
     import jinja2
 
+REPORT, DRY_RUN = "report.html", "dry-run.html"
+"""Where within ROOT `report` and `select --dry-run` put their pages."""
+
+PAGES = (REPORT, DRY_RUN)
+"""They show pictures and captions: what these were taken from, they go with."""
+
 
 def render(template: str, page: Mapping[str, Any]) -> str:
     """HTML; a name that the template uses and `page` lacks is an error."""

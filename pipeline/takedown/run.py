@@ -15,6 +15,7 @@ from infra import storage
 from infra.cluster import Workers
 from infra.records import read_record
 from pipeline.corpus import Manifest, manifest_url, read_manifest
+from pipeline.pages.page import PAGES
 from pipeline.takedown.following import follow_columns, follow_selections
 from pipeline.takedown.inventory import inventory
 from pipeline.takedown.journal import Journal
@@ -44,8 +45,6 @@ from pipeline.takedown.tombstones import (
 
 RETRIEVAL = "retrieval.forgetting"
 """Follows where there are embeddings; named, not imported: curation needs no model library."""
-PAGES = ("report.html",)
-"""Pages with pictures that are made again by a command."""
 
 
 class Commit(BaseModel):

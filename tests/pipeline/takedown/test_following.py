@@ -9,12 +9,12 @@ import pytest
 
 from benchmarks.made_corpus import made_sample, write_made_manifest, write_made_shard
 from infra.errors import DamagedError
-from pipeline import pack, score, select, verify
+from pipeline import pack, report, score, select, verify
 from pipeline.corpus import Shard, read_columns
 from pipeline.dedup import stage as dedup
 from pipeline.takedown.receipts import read_receipts
 from pipeline.takedown.tombstones import TAKEN_DOWN, read_tombstones
-from tests.pipeline.takedown.forgotten import HERE, URL, files, run, samples, turned_copy
+from tests.pipeline.takedown.forgotten import HERE, KEY, URL, files, run, samples, turned_copy
 
 EMOJI = Path(__file__).parents[3] / "examples" / "emoji"
 
@@ -58,6 +58,21 @@ def test_what_is_damaged_is_not_taken_for_good(root: str, name: str) -> None:
     Path(root, name).write_bytes(whole)
     assert run(root, url=(URL,)).counts == {"rows found": 1, "by url": 1}
     verify.run(verify.Config(root=root))
+
+
+def test_pages_that_may_show_it_are_removed(root: str) -> None:
+    """Each was written by its own command, whatever name that gives it."""
+    tried = select.Config(root=root, name="tried", where="num_words > 2", dry_run=True)
+    pages = [
+        report.run(report.Config(root=root)).outputs["page"],
+        select.run(tried).outputs["page"],
+    ]
+    caption = samples(root)[KEY].caption
+    assert all(Path(page).is_relative_to(root) for page in pages)
+    assert any(caption in Path(page).read_text(encoding="utf-8") for page in pages)
+    run(root, url=(URL,))
+    assert [page for page in pages if Path(page).exists()] == []
+    assert set(read_receipts(root)[0].removed) >= {Path(page).name for page in pages}
 
 
 def test_a_packed_corpus_follows_when_it_is_named(root: str, tmp_path: Path) -> None:
