@@ -5,6 +5,7 @@ run stopped, keep what is finished. Another stamp means that the folder belongs 
 or configuration, and that is the user's to decide.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -35,12 +36,22 @@ class Stamp(BaseModel):
         )
 
 
-def claim(folder: str, stamp: Stamp, *, overwrite: bool = False) -> None:
+def stamp_url(folder: str) -> str:
+    return storage.join(folder, "stamp.json")
+
+
+def claim(
+    folder: str,
+    stamp: Stamp,
+    *,
+    overwrite: bool = False,
+    clear: Callable[[str], None] = storage.remove,
+) -> None:
     """Begin or go on with the content of `folder`; raises ConflictError if it is another's.
 
-    `overwrite` removes another's content first.
+    `overwrite` has another's content removed first: by `clear`, or else the whole folder.
     """
-    url = storage.join(folder, "stamp.json")
+    url = stamp_url(folder)
     if storage.exists(url):
         there = read_record(url, Stamp)
         if (there.input_digest, there.config_digest) == (stamp.input_digest, stamp.config_digest):
@@ -50,7 +61,7 @@ def claim(folder: str, stamp: Stamp, *, overwrite: bool = False) -> None:
                 f"{folder}: holds the output of {_difference(there, stamp)}; choose another place, "
                 "or pass --overwrite to replace it"
             )
-        storage.remove(folder)
+        clear(folder)
     storage.publish_text(url, stamp.model_dump_json(indent=2) + "\n")
 
 

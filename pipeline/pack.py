@@ -15,6 +15,8 @@ are missing. What was taken down, in ROOT or in OUT, is left out.
 """
 
 import tempfile
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -24,26 +26,34 @@ from pydantic import Field
 from infra import storage
 from infra.config import EXECUTION_ONLY, POSITIONAL, Place, StageConfig
 from infra.errors import ConfigError, ConflictError
-from infra.stamp import Stamp, claim
+from infra.records import read_record
+from infra.stamp import Stamp, claim, stamp_url
 from infra.summary import Stopwatch, Summary
 from pipeline.corpus import (
     SUCCESS,
     Manifest,
     Shard,
+    list_shard_files,
     manifest_url,
     read_manifest,
     shard_files,
     shard_url,
     write_manifest,
 )
+from pipeline.pages.page import PAGES
 from pipeline.selecting.kept import read_kept
 from pipeline.selecting.pack_plan import Plan, Target
 from pipeline.selecting.repack import Repacker
 from pipeline.selecting.splits import parse_splits
+from pipeline.takedown.inventory import DERIVED
+from pipeline.takedown.journal import Journal
 from pipeline.takedown.tombstones import Tombstones, add_tombstones, read_tombstones
 
 MANY = Parameter(consume_multiple=True)
 """On the command line: --splits train=0.98 test=0.02."""
+
+NUM_REMOVERS = 8
+"""Files removed at once, for the sake of object stores."""
 
 
 class Config(StageConfig):
@@ -68,7 +78,8 @@ class Config(StageConfig):
     """Shards that are read, and then written, at once; none: 2, which keep the interpreter busy,
     and 8 with an object store, which answers many at once."""
     overwrite: Annotated[bool, EXECUTION_ONLY] = False
-    """Replace a corpus at OUT that was made of something else."""
+    """Replace a corpus at OUT that `pack` made of something else, and what was computed from it;
+    its tombstones and whatever else lies there stay."""
 
 
 def run(config: Config) -> Summary:
@@ -76,19 +87,20 @@ def run(config: Config) -> Summary:
     with Stopwatch() as watch:
         splits = parse_splits(config.splits)
         _check_apart(config.root, config.output)
-        _check_own(config.output)
+        made = _made_before(config.output)
         if config.spool is not None and not Path(config.spool).is_dir():
             raise ConfigError(f"spool {config.spool}: no such folder here; expected a local one")
         source = read_manifest(config.root)
         outputs = {
             split.name: storage.join(config.output, split.name).rstrip("/") for split in splits
         }
-        tombstones = _tombstones([config.root, *outputs.values()])
+        for output in outputs.values():
+            _check_own(output)
+        tombstones = _tombstones([config.root, *made, *outputs.values()])
         kept = read_kept(config.root, source, config.selection, splits, tombstones)
         stamp = Stamp.of("pack", config, kept.digest)
-        claim(config.output, stamp, overwrite=config.overwrite)
+        _claim(config, stamp, made, outputs.values())
         for output in outputs.values():
-            claim(output, stamp)
             add_tombstones(output, tombstones.stones)
         plan = Plan(kept, splits, config.samples_per_shard, config.seed)
         manifests = _pack(config, source, plan, outputs, stamp)
@@ -181,21 +193,60 @@ def _digested(output: str, target: Target) -> Shard:
 
 
 def _check_apart(root: str, output: str) -> None:
-    # --overwrite clears OUT; it must never reach ROOT.
-    inner, outer = (storage.join(storage.canonical(url), "") for url in (root, output))
-    if inner.startswith(outer):
+    # --overwrite clears OUT and must never reach ROOT, whose shards might be taken for OUT's.
+    ours, theirs = (storage.join(storage.canonical(url), "") for url in (root, output))
+    if ours.startswith(theirs) or theirs.startswith(ours):
         raise ConfigError(
-            f"OUT {output}: is the corpus itself or a folder around it; expected a place of its own"
+            f"OUT {output}: is the corpus itself, or around or within it; expected a place of its "
+            "own"
         )
 
 
-def _check_own(output: str) -> None:
-    """Nor any other corpus that `pack` did not make: it has no stamp."""
-    has_stamp = storage.exists(storage.join(output, "stamp.json"))
-    if storage.exists(manifest_url(output)) and not has_stamp:
+def _made_before(output: str) -> list[str]:
+    """The places of the corpora that `pack` began at OUT."""
+    if not _check_own(output):
+        return []
+    splits = parse_splits(read_record(stamp_url(output), Stamp).config["splits"])
+    return [storage.join(output, split.name).rstrip("/") for split in splits]
+
+
+def _check_own(place: str) -> bool:
+    """Whether `pack` has begun here; raises ConflictError where others have, whose shards would
+    pass for its own."""
+    url = stamp_url(place)
+    if storage.exists(url) and read_record(url, Stamp).stage == "pack":
+        return True
+    if there := storage.list_names(place):
         raise ConflictError(
-            f"OUT {output}: holds a corpus that `carrara pack` did not make; choose another place"
+            f"OUT {place}: holds {there[0]!r}, which `carrara pack` did not make; expected an "
+            "empty place; choose another OUT"
         )
+    return False
+
+
+def _claim(config: Config, stamp: Stamp, made: list[str], outputs: Collection[str]) -> None:
+    """Begin or go on; what was made of something else goes first, if that was asked for."""
+    claim(config.output, stamp, overwrite=config.overwrite, clear=lambda _: _clear(made))
+    for output in outputs:  # a run that was killed in between has left the old stamps here
+        claim(output, stamp, overwrite=config.overwrite, clear=lambda place: _clear([place]))
+
+
+def _clear(corpora: Sequence[str]) -> None:
+    """Remove corpora and what was computed from them. Their stamps stay, to be replaced: a run
+    that is killed meanwhile leaves what is still `pack`'s own."""
+    for corpus in corpora:
+        if storage.list_names(Journal(corpus).folder):
+            raise ConflictError(
+                f"OUT {corpus}: a takedown there has not come to its end; run `carrara forget "
+                f"{corpus}` first"
+            )
+    for corpus in corpora:
+        storage.remove(manifest_url(corpus))
+        urls = [storage.join(corpus, "shards", name) for name in list_shard_files(corpus)]
+        with ThreadPoolExecutor(NUM_REMOVERS) as pool:
+            list(pool.map(storage.remove, urls))
+        for name in (*DERIVED, "selections", *PAGES):
+            storage.remove(storage.join(corpus, name))
 
 
 def _tombstones(roots: list[str]) -> Tombstones:

@@ -230,7 +230,7 @@ EMBEDDINGS, INDEX = f"corpus/embeddings/{SLUG}", f"corpus/index/{SLUG}"
         (
             lambda home: shutil.copytree(home / "corpus", home / "other"),
             ["pack", "corpus", "other", "--selection", "good"],
-            "holds a corpus that `carrara pack` did not make",
+            "which `carrara pack` did not make; expected an empty place",
         ),
         (
             keep,

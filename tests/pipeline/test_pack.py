@@ -218,13 +218,106 @@ def test_other_settings_need_overwrite(selected: str, tmp_path: Path) -> None:
     assert files_of(out) != before
 
 
-@pytest.mark.parametrize("place", ["", ".."])
+@pytest.mark.parametrize("place", [".", "..", "shards", "packed"])
 def test_the_corpus_is_never_packed_over_itself(selected: str, place: str) -> None:
     before = files_of(Path(selected))
-    output = selected if not place else str(Path(selected).parent)
     with pytest.raises(ConfigError, match="expected a place of its own"):
-        run(selected, output, overwrite=True)
+        run(selected, Path(selected, place).resolve(), overwrite=True)
     assert files_of(Path(selected)) == before
+
+
+@pytest.mark.parametrize("splits", [(), ("train=0.7", "test=0.3")])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_shards_that_it_did_not_make_are_never_its_own(
+    selected: str, tmp_path: Path, splits: tuple[str, ...], overwrite: bool
+) -> None:
+    """Such as those of a download that is still at work: whole shards, and no manifest yet."""
+    out = tmp_path / "out"
+    shards = out / ("train" if splits else "") / "shards"
+    shards.mkdir(parents=True)
+    for path in Path(selected, "shards").iterdir():
+        (shards / path.name).write_bytes(path.read_bytes())
+    before = files_of(out)
+    with pytest.raises(ConflictError, match="which `carrara pack` did not make"):
+        run(selected, out, splits=splits, overwrite=overwrite)
+    assert files_of(out) == before
+
+
+def test_a_split_that_another_began_is_not_taken_over(selected: str, tmp_path: Path) -> None:
+    run(selected, tmp_path / "out", splits=SPLITS)
+    (tmp_path / "out" / "train" / "stamp.json").unlink()
+    before = files_of(tmp_path / "out")
+    with pytest.raises(ConflictError, match=r"train: holds 'manifest\.json', which"):
+        run(selected, tmp_path / "out", splits=SPLITS, overwrite=True)
+    assert files_of(tmp_path / "out") == before
+
+
+def test_overwriting_removes_the_corpus_and_what_was_made_of_it_alone(
+    selected: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(selected, out)
+    gone = ("columns/caption/00000.parquet", "selections/all.toml", "report.html")
+    others = ("run/metrics.jsonl", "receipts/1.json", "notes.txt", "shards/notes.txt")
+    for name in (*gone, *others):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(name)
+    run(selected, out, samples_per_shard=100, overwrite=True)
+    files = files_of(out)
+    assert {name: files.get(name) for name in others} == {name: name.encode() for name in others}
+    assert files.keys().isdisjoint(gone)
+    assert [path.name for path in (out / "shards").glob("*.tar")] == ["00000.tar"]
+
+
+def test_tombstones_outlast_an_overwrite_whatever_the_splits_become(
+    selected: str, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "out")
+    run(selected, out, splits=SPLITS)
+    gone = samples_of(f"{out}/test")[0].uid
+    add_tombstones(f"{out}/test", [tombstone("uid", gone)])
+    run(selected, out, overwrite=True)
+    assert gone not in {sample.uid for sample in samples_of(out)}
+    assert read_tombstones(out).values("uid") == {gone}
+    assert read_tombstones(f"{out}/test").values("uid") == {gone}
+    assert not Path(out, "test", "manifest.json").exists()
+
+
+def killed_after(num_steps: int, step: Callable[[str], Any]) -> Callable[[str], Any]:
+    left = iter(range(num_steps))
+
+    def killed(url: str) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(url)
+
+    return killed
+
+
+def test_an_overwrite_that_was_killed_is_completed_by_the_same_command(
+    selected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, changed = tmp_path / "out", ("train=0.5", "test=0.5")
+    run(selected, tmp_path / "whole", splits=changed)
+    for num_steps in (0, 1, 2, 4):  # before each stamp, and among the shards
+        run(selected, out, splits=SPLITS, overwrite=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(storage, "publish", killed_after(num_steps, storage.publish))
+            with pytest.raises(KeyboardInterrupt):
+                run(selected, out, splits=changed, overwrite=True)
+        run(selected, out, splits=changed, overwrite=True)
+        assert files_of(out) == files_of(tmp_path / "whole")
+
+
+def test_a_takedown_that_is_not_finished_is_not_overwritten(selected: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(selected, out)
+    (out / "forget").mkdir()
+    (out / "forget" / "plan.json").write_text("{}")
+    before = files_of(out)
+    with pytest.raises(ConflictError, match=r"carrara forget .* first"):
+        run(selected, out, seed=1, overwrite=True)
+    assert files_of(out) == before
 
 
 SPLITS = ("train=0.7", "test=0.3")

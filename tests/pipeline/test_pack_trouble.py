@@ -1,5 +1,6 @@
 """A full disk, a store that fails half its writes, a clock that jumps: what `pack` keeps."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def test_shards_are_kept_that_were_whole_when_another_could_not_be_written(
 ) -> None:
     in_the_way = tmp_path / "out" / "shards" / "00000.tar"
     in_the_way.mkdir(parents=True)
+    shutil.copy(whole / "stamp.json", tmp_path / "out")
     with pytest.raises(StorageError, match=r"00000\.tar"):
         pack.run(config(selected, tmp_path / "out", num_threads=8))
     kept = {path: path.stat().st_mtime_ns for path in in_the_way.parent.glob("*_stats.json")}
