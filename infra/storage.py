@@ -12,12 +12,13 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import fsspec
+from fsspec.callbacks import Callback
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import DamagedError, StorageError
@@ -211,6 +212,25 @@ def publish_table(url: str, table: "pa.Table") -> None:
 
     with publish(url) as path:
         pq.write_table(table, path, compression="zstd")
+
+
+def publish_file(url: str, source: Path, on_bytes: Callable[[int], object]) -> None:
+    """A finished file of this machine; `on_bytes` is told, as it goes, how many bytes more went."""
+    fs, target = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        with publish(url) as path, source.open("rb") as file, path.open("wb") as copy:
+            while block := file.read(1 << 22):
+                on_bytes(copy.write(block))
+        return
+    num_told = 0
+
+    def tell(_size: int | None, num_sent: int) -> None:
+        nonlocal num_told
+        on_bytes(num_sent - num_told)
+        num_told = num_sent
+
+    with _writing(url):
+        fs.put_file(str(source), target, callback=Callback(hooks={"tell": tell}))
 
 
 @contextmanager

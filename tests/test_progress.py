@@ -36,8 +36,8 @@ def check(stage: str, tasks: list[Task]) -> None:
 
 
 def test_every_long_stage_knows_how_much_is_left(tmp_path: Path) -> None:
-    """But for `extract` and `evaluate`, which map over workers just as `score` does."""
-    root, packed, run = (str(tmp_path / name) for name in ("corpus", "packed", "run"))
+    """But for `extract`, which maps over workers just as `score` does."""
+    root, packed, run, out = (str(tmp_path / name) for name in ("corpus", "packed", "run", "out"))
     url_list = tmp_path / "pairs.parquet"
     with serve() as base_url:
         write_list(url_list, base_url, num_pictures=60)
@@ -51,6 +51,13 @@ def test_every_long_stage_knows_how_much_is_left(tmp_path: Path) -> None:
     check("train", tasks_of("train", root=packed, run=run))
     picture = str(tmp_path / "a.png")
     check("sample", tasks_of("sample", run=run, captions=("a cat",), output=picture))
+    few = {"num_images": 8, "num_steps": 2, "num_bootstraps": 20}
+    judged = tasks_of("evaluate", run=run, root=packed, **few)
+    check("evaluate", judged)
+    parts = ("corpus", "nearest of the corpus", "drawn, guidance 3", "scores", "scores")
+    names = [task.name for task in judged if task.name.startswith("evaluate")]
+    assert names == [f"evaluate: {part}" for part in parts]  # of the drawn, and of the corpus
+    check("export", tasks_of("export", run=run, out=out))
     check("verify", tasks_of("verify", root=root))
     (row, *_) = read_rows(root, read_manifest(root).shards[0], ["uid"]).to_pylist()
     check("forget", tasks_of("forget", root=root, uid=(row["uid"],)))

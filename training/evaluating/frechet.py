@@ -8,6 +8,7 @@ biased upwards by few pictures: compare only what was measured with equally many
 Shapes: n pictures, d features, r rows of a factor.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,11 +51,18 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     return max(0.0, float(between + spread - 2 * root_trace))
 
 
-def frechet_score(drawn: Tensor, real: Tensor, weights: tuple[Tensor, Tensor]) -> Score:
-    """Of features `[n, d]` and `[m, d]`; `weights` [b, n] and [b, m] are their resamples."""
+def frechet_score(
+    drawn: Tensor,
+    real: Tensor,
+    weights: tuple[Tensor, Tensor],
+    advance: Callable[[int], object] = lambda _num: None,
+) -> Score:
+    """Of features `[n, d]` and `[m, d]`; `weights` [b, n] and [b, m] are their resamples, which
+    take long: `advance` is told of each."""
     value = frechet_distance(Gaussian.fitted(drawn), Gaussian.fitted(real))
-    resampled = [
-        frechet_distance(Gaussian.fitted(drawn, one), Gaussian.fitted(real, other))
-        for one, other in zip(*(part.to(drawn.device) for part in weights), strict=True)
-    ]
+    resampled = []
+    for w_drawn, w_real in zip(*(part.to(drawn.device) for part in weights), strict=True):
+        one, other = Gaussian.fitted(drawn, w_drawn), Gaussian.fitted(real, w_real)
+        resampled.append(frechet_distance(one, other))
+        advance(1)
     return score_of(value, torch.tensor(resampled, dtype=torch.float64))

@@ -7,6 +7,8 @@ drawn picture counts as near where 95 of 100 real ones have no neighbour that ne
 Shapes: n pictures, d features.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,14 +26,16 @@ def nearest(points: Tensor, corpus: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
 
 
-def nearest_other(corpus: Tensor) -> Tensor:
-    """The distance from each picture of the corpus to the nearest other one, `[m]`."""
+def nearest_other(corpus: Tensor, advance: Callable[[int], object] = lambda _num: None) -> Tensor:
+    """The distance from each picture of the corpus to the nearest other one, `[m]`; `advance` is
+    told of how many more it was found."""
     found = []
     for start in range(0, len(corpus), ROWS_AT_ONCE):
         rows = corpus[start : start + ROWS_AT_ONCE]
         distances = torch.cdist(rows, corpus, compute_mode="donot_use_mm_for_euclid_dist")
         distances[:, start : start + len(rows)].fill_diagonal_(float("inf"))
         found.append(distances.min(1).values)
+        advance(len(rows))
     return torch.cat(found)
 
 

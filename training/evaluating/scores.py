@@ -12,6 +12,7 @@ near_share           share of pictures nearer to one than 95 of 100 real ones ar
 import torch
 from torch import Tensor
 
+from infra.progress import track
 from training.evaluating.alignment import is_own_caption_first, similarities
 from training.evaluating.bootstrap import Score, mean_score, resamples
 from training.evaluating.extractors import kid_gamma
@@ -42,7 +43,8 @@ class Judge:
     ) -> None:
         self.extractor, self.real, self.corpus = extractor, real, corpus
         self._num_resamples, self._seed, self._device = num_resamples, seed, device
-        self._own = nearest_other(corpus.images.to(device))
+        with track("evaluate: nearest of the corpus", len(corpus.images), "pictures") as bar:
+            self._own = nearest_other(corpus.images.to(device), bar.advance)
         self._near = near_distance(self._own)
 
     def scores(self, drawn: Features, *, is_of_corpus: bool = False) -> Scores:
@@ -53,8 +55,9 @@ class Judge:
         w_x = resamples(len(x), self._num_resamples, self._seed).to(self._device)
         w_y = resamples(len(y), self._num_resamples, self._seed + 1).to(self._device)
         kid = polynomial(kid_gamma(self.extractor))
-        found = {
-            "frechet": frechet_score(x, y, (w_x, w_y)),
+        with track("evaluate: scores", len(w_x), "resamples") as bar:
+            found = {"frechet": frechet_score(x, y, (w_x, w_y), bar.advance)}
+        found |= {
             "kid": mmd_score(x, y, kid, (w_x, w_y)),
             "precision": precision_score(x, y, w_x),
             "recall": recall_score(x, y, w_y),

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from infra import storage
+from infra.progress import track
 from training.config import Config
 from training.exporting.card import data_manifest, model_card
 from training.exporting.code import drawing_code, source_of
@@ -22,6 +23,7 @@ CONFIG = "network/config.json"
 INDEX = "model_index.json"
 BACKBONE = "backbone."
 """Before the names of parameters: the network is a part of what diffusers loads."""
+MB = 1_000_000
 
 NOT_OF_THE_MODEL = {
     *("root", "run", "mix", "watch", "workers", "parallel", "loading", "data", "selection"),
@@ -37,10 +39,7 @@ def publish_folder(
     with tempfile.TemporaryDirectory(prefix="carrara-") as temporary:
         folder = Path(temporary)
         _write(folder, record, step, weights, kind)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in sorted(files, key=lambda path: path.name == INDEX):  # that one last
-            with storage.publish(storage.join(out, *path.relative_to(folder).parts)) as place:
-                place.write_bytes(path.read_bytes())
+        _publish(folder, out)
 
 
 def _write(
@@ -74,6 +73,23 @@ def _write(
     _write_json(folder / "data.json", data)
     (folder / "README.md").write_text(model_card(record, step, kind, data), encoding="utf-8")
     _write_json(folder / INDEX, {"_class_name": ["pipeline", "CarraraPipeline"]} | components)
+
+
+def _publish(folder: Path, out: str) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files.sort(key=lambda path: path.name == INDEX)  # that one last
+    num_bytes = sum(path.stat().st_size for path in files)
+    with track("export", num_bytes // MB, "MB") as bar:
+        num_sent = 0
+
+        def on_bytes(num: int) -> None:
+            nonlocal num_sent
+            before, num_sent = num_sent, num_sent + num
+            bar.advance(num_sent // MB - before // MB)
+
+        for path in files:
+            url = storage.join(out, *path.relative_to(folder).parts)
+            storage.publish_file(url, path, on_bytes)
 
 
 def exported_settings(config: Config) -> dict[str, Any]:
