@@ -68,7 +68,7 @@ class DiffusersTrainer:
             self.model.set_attn_processor(AttnProcessor())
         self._layout = layout
         self._network = torch.compile(self.model) if settings.compiled else self.model
-        self._noise: Any = DDPMScheduler(  # type: ignore[no-untyped-call]
+        self._noise: Any = DDPMScheduler(  # type: ignore[no-untyped-call]  # it has no types
             config.num_timesteps, beta_schedule="squaredcos_cap_v2"
         )
         self._optimizer = torch.optim.AdamW(
@@ -111,7 +111,7 @@ def make_unet(config: Config, channels: tuple[int, ...], text_width: int) -> Any
     shape = config.unet
     sides = [config.image_size >> level for level in range(len(channels))]
     attends = [side in shape.attention_resolutions for side in sides]
-    return UNet2DConditionModel(  # type: ignore[no-untyped-call]
+    return UNet2DConditionModel(  # type: ignore[no-untyped-call]  # it has no types
         sample_size=config.image_size,
         in_channels=3,
         out_channels=3,

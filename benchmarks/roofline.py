@@ -44,12 +44,12 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of __init_subclass__
     """Bytes that the operators of a step read and write, each for itself: what a compiler fuses,
     and what stays in a cache, never gets to memory."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # it has no types
         self.num_bytes = 0
 
     def __torch_dispatch__(
