@@ -186,7 +186,7 @@ def _passed_over(asked: "list[Asked]") -> dict[str, int]:
     """Over all questions: how many hits are folded, or hidden, by reason."""
     counts: dict[str, int] = {}
     for one in asked:
-        num_folded = sum(map(len, one.answer.folded.values()))
+        num_folded = sum(one.answer.num_folded.values())
         for reason, num in {"folded": num_folded, **one.answer.hidden}.items():
             counts[reason] = counts.get(reason, 0) + num
     return {reason: num for reason, num in counts.items() if num}

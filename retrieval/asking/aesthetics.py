@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infra import storage
-
 if TYPE_CHECKING:
     from retrieval.live.snapshot import Snapshot
 
@@ -24,7 +22,7 @@ MAX_PICTURES = 1000
 
 def rating_vector(state: "Snapshot", rating: int) -> tuple[np.ndarray | None, str]:
     """A unit vector [d], or None where there is nothing to go by; and a line that says which."""
-    if not storage.exists(storage.join(state.root, "columns", "aesthetic", "manifest.json")):
+    if "aesthetic" not in state.columns.complete:
         return None, (
             "aesthetic_score: passed over, the corpus has no such column; `carrara score "
             f"{state.root} --signals aesthetic` makes it"

@@ -54,7 +54,7 @@ class Asker:
     @property
     def safety(self) -> str | None:
         """The SQL that safe mode goes by; None: the corpus has no safety columns."""
-        return safety_rule(self.retriever.root)
+        return safety_rule(self.retriever.state)
 
     @property
     def multilingual(self) -> str | None:

@@ -87,7 +87,7 @@ class TermEncoder:
                 may_be_quick = len(texts) <= MAX_QUICK_TEXTS and not pictures
                 tower = self._tower(state, multilingual, may_be_quick)
                 with timed(seconds, "encode_text"):
-                    found[list(texts)] = tower.encode_texts(list(texts.values()))
+                    _encode_texts(tower, texts, places, found, faults)
         if pictures:
             with faults.noted(*(places[row] for row in pictures)):
                 encoder = self._whole_encoder(state)
@@ -187,6 +187,23 @@ def unit(vector: np.ndarray, reason: str) -> np.ndarray:
         raise InputError(reason)
     direction: np.ndarray = (vector / length).astype(np.float32)
     return direction
+
+
+def _encode_texts(
+    tower: TextTower,
+    texts: Mapping[int, str],
+    places: Sequence[int],
+    found: np.ndarray,
+    faults: Faults,
+) -> None:
+    """Into the rows of `found` [n, d] that they are given by."""
+    try:
+        found[list(texts)] = tower.encode_texts(list(texts.values()))
+    except InputError:
+        # One of them has no words; each by itself tells which.
+        for row, text in texts.items():
+            with faults.noted(places[row]):
+                found[row] = tower.encode_texts([text])[0]
 
 
 def _decoded(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from retrieval.search import Hit, Retriever
 
 THUMBNAIL_SIZE = 256
+NUM_READ = 32
+"""Encoded pictures in memory at once."""
 SHEET_COLUMNS = 5
 MISSING = "#cccccc"
 """In place of a picture that was taken down while the page was made."""
@@ -33,14 +35,15 @@ class Asked:
 
 
 def read_pictures(retriever: "Retriever", hits: Sequence["Hit"]) -> "dict[str, Image.Image]":
-    """By uid, one for each hit."""
+    """By uid, one for each hit: small, since of large ones memory holds few."""
     from PIL import Image
 
-    images = retriever.read_images(hits)
     missing = Image.new("RGB", (THUMBNAIL_SIZE, THUMBNAIL_SIZE), MISSING)
-    return {
-        hit.uid: decode_picture(images[hit.uid]) if hit.uid in images else missing for hit in hits
-    }
+    pictures = {hit.uid: missing for hit in hits}
+    for start in range(0, len(hits), NUM_READ):
+        images = retriever.read_images(hits[start : start + NUM_READ])
+        pictures |= {uid: _thumbnail(decode_picture(data)) for uid, data in images.items()}
+    return pictures
 
 
 def write_sheet(url: str, asked: Sequence[Asked], pictures: "dict[str, Image.Image]") -> None:
@@ -89,11 +92,15 @@ def write_page(
 
 
 def data_uri(picture: "Image.Image") -> str:
+    buffer = io.BytesIO()
+    _thumbnail(picture).save(buffer, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _thumbnail(picture: "Image.Image") -> "Image.Image":
     thumbnail = picture.copy()
     thumbnail.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    buffer = io.BytesIO()
-    thumbnail.save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return thumbnail
 
 
 def _query_pictures(question: Question) -> list[str]:

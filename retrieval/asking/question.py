@@ -33,7 +33,7 @@ class Term(BaseModel):
     embedding: list[float] | None = Field(default=None, repr=False)
     """As wide as the index; its length does not matter."""
     uid: str | None = None
-    """A sample of the corpus; its stored embedding of the modality that is asked."""
+    """A sample of the corpus: its picture, also where captions are searched."""
     weight: float = 1.0
     """How much it counts; negative: away from it."""
 
@@ -98,10 +98,12 @@ class Answer:
     hits: list["Hit"]
     """Exactly k, or all there are."""
     folded: dict[str, list["Hit"]] = field(default_factory=dict)
-    """By uid of the hit that is shown: its near copies."""
+    """By uid of the hit that is shown: its near copies; the first of them, where there are many."""
+    num_folded: dict[str, int] = field(default_factory=dict)
+    """By the same: how many near copies there are among the candidates; of a hit that has so many
+    that they were left out of the search, all of them."""
     hidden: dict[str, int] = field(default_factory=dict)
-    """By reason: how many were passed over before the last hit and after the page before; where
-    hardly anything is safe, all that is not known to be, once over all pages."""
+    """By reason: how many were passed over before the last hit and after the page before."""
     notes: list[str] = field(default_factory=list)
     """What else people should be told, a line each."""
     copy: "CopyVerdict | None" = None

@@ -1,7 +1,7 @@
 """From the nearest rows to those that are shown: which to hide, which to fold, and how many.
 
-Candidates come nearest first and are named by their places. One that may not be shown is passed
-over; a near copy of one that is shown already is folded under it.
+Candidates come nearest first and are named by their places. One of the same URL as another is
+passed over; a near copy of one that is shown already is folded under it.
 """
 
 from collections import Counter
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-UNSAFE, SAME_URL = "not known to be safe", "same URL as another"
-"""Why candidates are hidden."""
+SAME_URL = "same URL as another"
+"""Why a candidate is hidden."""
 
 
 @dataclass
@@ -32,7 +32,6 @@ class Ranking:
 def rank(
     num_candidates: int,
     *,
-    is_safe: np.ndarray | None = None,
     urls: Sequence[str] | None = None,
     groups: np.ndarray | None = None,
 ) -> Ranking:
@@ -44,9 +43,7 @@ def rank(
     shown_urls: set[str] = set()
     shown_groups: dict[int, int] = {}
     for place in range(num_candidates):
-        if is_safe is not None and not is_safe[place]:
-            ranking.hidden.append((place, UNSAFE))
-        elif urls is not None and urls[place] in shown_urls:
+        if urls is not None and urls[place] in shown_urls:
             ranking.hidden.append((place, SAME_URL))
         elif groups is not None and int(groups[place]) in shown_groups:
             first = shown_groups[int(groups[place])]

@@ -1,10 +1,14 @@
 """What safe mode goes by: the safety signals that were scored on a corpus.
 
-Reads   ROOT/columns/, the names
+Reads   nothing: what was scored is known to the index's state
 """
 
-from infra import storage
+from typing import TYPE_CHECKING
+
 from infra.errors import InputError
+
+if TYPE_CHECKING:
+    from retrieval.live.snapshot import Snapshot
 
 RULES = {
     # What clip-retrieval's back end hides, too (clip_back.py, get_unsafe_items).
@@ -15,14 +19,10 @@ RULES = {
 """SQL that is true of what may be shown, by signal; what has no score is not known to be safe."""
 
 
-def safety_rule(root: str) -> str | None:
+def safety_rule(state: "Snapshot") -> str | None:
     """All rules whose signals are there, as one expression; None where none is."""
-    rules = [
-        rule
-        for signal, rule in RULES.items()
-        if storage.exists(storage.join(root, "columns", signal, "manifest.json"))
-    ]
-    return " AND ".join(rules) or None
+    scored = state.columns.complete
+    return " AND ".join(rule for signal, rule in RULES.items() if signal in scored) or None
 
 
 def no_safety(root: str) -> InputError:

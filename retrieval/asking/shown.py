@@ -38,7 +38,7 @@ def drawing(retriever: "Retriever", asked: Sequence[Asked]) -> str | None:
         drawn += f"{plain(one.label)}\n\n" if len(asked) > 1 else "\n"
         drawn += draw_hits(
             answer.hits,
-            [len(answer.folded.get(hit.uid, ())) for hit in answer.hits],
+            [answer.num_folded.get(hit.uid, 0) for hit in answer.hits],
             [pictures[hit.uid] for hit in answer.hits],
             kind,
             console.width,

@@ -50,7 +50,7 @@ def rendered(
             added[uid]["embedding"] = vector
 
     def told(hit: Hit) -> dict[str, Any]:
-        folded = len(answer.folded.get(hit.uid, ()))
+        folded = answer.num_folded.get(hit.uid, 0)
         return _hit(hit) | {"folded": folded} | added[hit.uid]
 
     return {

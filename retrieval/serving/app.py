@@ -6,6 +6,7 @@ Reads   the indices and corpora of its settings, retrieval/web/
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ QUIET: "TelemetryConfig" = {"tracing": False, "metrics": False, "logs": False}
 """What is told of requests is in /metrics."""
 
 
-def create_app(settings: ServeSettings, version: str = "") -> FastAPI:
+def create_app(settings: ServeSettings) -> FastAPI:
     """Opens the indices; raises InputError where a corpus has none."""
     service = Service(settings)
 
@@ -66,7 +67,7 @@ def create_app(settings: ServeSettings, version: str = "") -> FastAPI:
     app = FastAPI(
         title="Carrara",
         summary="Search a corpus of pictures and captions.",
-        version=version or "0",
+        version=_version(),
         lifespan=lifespan,
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
@@ -90,6 +91,13 @@ def create_app(settings: ServeSettings, version: str = "") -> FastAPI:
         expose_headers=["Retry-After"],
     )
     return app
+
+
+def _version() -> str:
+    try:
+        return metadata.version("carrara")
+    except metadata.PackageNotFoundError:  # a checkout runs unbuilt
+        return "0"
 
 
 def _tell_of_its_end(fresh: "asyncio.Task[None]") -> None:

@@ -20,17 +20,17 @@ from retrieval.asking.question import Question, Term
 from retrieval.embedding.embeddings import Modality
 from retrieval.search import Hit
 from retrieval.serving.answers import MAX_PICTURES, json_response
-from retrieval.serving.errors import RESPONSES
+from retrieval.serving.errors import RESPONSES, log_damage
 from retrieval.serving.indices import ID_BITS, Served, id_of
 from retrieval.serving.messages import MAX_NAME, MAX_TEXT, MAX_URL, Number, from_base64
-from retrieval.serving.service import MAX_QUICK, Service
+from retrieval.serving.service import MAX_QUICK, service_of
 
 router = APIRouter(responses=RESPONSES)
 
 MAX_IDS = 10_000
 """Looked up at once."""
 
-Optional = BeforeValidator(lambda value: None if value == "" else value)
+EmptyIsNone = BeforeValidator(lambda value: None if value == "" else value)
 """Its page sends "" for what is off."""
 
 
@@ -55,8 +55,8 @@ class KnnRequest(BaseModel):
     use_safety_model: bool = False
     use_violence_detector: bool = False
     """Here the same as use_safety_model: one set of columns tells of both."""
-    aesthetic_score: Annotated[Annotated[int, Field(ge=0, le=10)] | None, Optional] = None
-    aesthetic_weight: Annotated[Number | None, Optional] = None
+    aesthetic_score: Annotated[Annotated[int, Field(ge=0, le=10)] | None, EmptyIsNone] = None
+    aesthetic_weight: Annotated[Number | None, EmptyIsNone] = None
 
     @property
     def num_hits(self) -> int:
@@ -126,13 +126,13 @@ class PageConfig(BaseModel):
 @router.get("/indices-list")
 async def indices_list(request: Request) -> list[str]:
     """Names."""
-    return list(_service(request).indices.by_name)
+    return list(service_of(request).indices.by_name)
 
 
 @router.post("/knn-service", response_model=list[KnnHit])
 async def knn_service(request: Request, asked: KnnRequest) -> Response:
     """The samples nearest to words, a picture or an embedding."""
-    service = _service(request)
+    service = service_of(request)
     served = service.indices.named(asked.indice_name)
     question = await service.prepared(served, asked.question())
     if asked.num_hits == 0:
@@ -152,7 +152,7 @@ async def knn_service(request: Request, asked: KnnRequest) -> Response:
 @router.post("/metadata", response_model=list[MetadataAnswer])
 async def metadata(request: Request, asked: MetadataRequest) -> Response:
     """All that is known of samples, by the ids that /knn-service gave; unknown ids are 400."""
-    service = _service(request)
+    service = service_of(request)
     if not asked.ids:
         return json_response([])
     if asked.indice_name is None:
@@ -173,7 +173,7 @@ async def metadata(request: Request, asked: MetadataRequest) -> Response:
 @router.get("/config.json")
 async def config_json(request: Request) -> PageConfig:
     """What the page begins with."""
-    service = _service(request)
+    service = service_of(request)
     return PageConfig(
         default_backend=service.settings.public_url or str(request.base_url),
         default_index=next(iter(service.indices.by_name)),
@@ -193,7 +193,7 @@ async def health() -> dict[str, Literal["ok"]]:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """For Prometheus; clip-retrieval's histograms by their names, and more."""
-    return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 def _ranked(hit: Hit) -> dict[str, Any]:
@@ -201,11 +201,5 @@ def _ranked(hit: Hit) -> dict[str, Any]:
 
 
 def _images(served: Served, hits: list[Hit]) -> dict[str, dict[str, str]]:
-    images = served.retriever.read_images(hits[:MAX_PICTURES])
+    images = served.retriever.state.read_images(hits[:MAX_PICTURES], log_damage)
     return {uid: {"image": base64.b64encode(data).decode()} for uid, data in images.items()}
-
-
-def _service(request: Request) -> Service:
-    service = request.app.state.service
-    assert isinstance(service, Service)
-    return service

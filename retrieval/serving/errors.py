@@ -5,6 +5,7 @@ says why; a bug is 500 there too, with its traceback.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from infra.errors import CarraraError, ConfigError, InputError
+from infra.errors import CarraraError, ConfigError, DamagedError, InputError
 from infra.watching.events import tell
 
 
@@ -70,6 +71,16 @@ def validation_line(errors: Sequence[Any]) -> str:
 
 def log(line: str) -> None:
     tell("error", f"serve: {line}")
+
+
+def log_damage(error: DamagedError) -> None:
+    """Once: what is damaged will be asked for again and again."""
+    _log_once(str(error))
+
+
+@lru_cache(maxsize=1000)
+def _log_once(line: str) -> None:
+    log(line)
 
 
 async def _on_http(_request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from retrieval.asking.algebra import parse_algebra
 from retrieval.asking.question import MAX_TERMS, Question, Term, make_term, reason_of
 from retrieval.embedding.embeddings import Modality
 
-MAX_TEXT, MAX_SQL, MAX_URL, MAX_NAME = 10_000, 4_000, 8_000, 200
+MAX_TEXT, MAX_SQL, MAX_URL, MAX_NAME, MAX_CURSOR = 10_000, 4_000, 8_000, 200, 200
 """Characters. Text encoders cut at some 77 tokens; a URL as RFC 9110, section 4.1, has it."""
 
 MAX_NUMBER = 1e6
@@ -92,7 +92,7 @@ class QuestionMessage(Message):
 class SearchRequest(QuestionMessage):
     index: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     """Which; none: the first."""
-    cursor: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    cursor: Annotated[str, Field(max_length=MAX_CURSOR)] | None = None
     """Of the answer to the same question: go on behind its last hit."""
     with_: Annotated[list[Extra], Field(alias="with", max_length=3)] = []
     """What to send along: of each hit its embedding or thumbnail, and of the question's picture
@@ -126,7 +126,7 @@ class HitMessage(Message):
     metadata: dict[str, Any]
     """All that is known of the sample."""
     folded: int
-    """Near copies under this hit."""
+    """How many near copies are under this hit."""
     embedding: list[float] | None = None
     thumbnail: str | None = None
     """A JPEG in base64."""
@@ -147,7 +147,7 @@ class CopyMessage(Message):
 class SearchAnswer(Message):
     hits: list[HitMessage]
     folded: dict[str, list[HitMessage]]
-    """By uid of the hit that is shown: its near copies."""
+    """By uid of the hit that is shown: its near copies, a hundred of them at most."""
     hidden: dict[str, int]
     """By reason: how many were passed over before the last hit."""
     notes: list[str]

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+from starlette.requests import Request
+
 from infra.errors import InputError
 from infra.summary import Stopwatch
 from retrieval.asking.question import Answer, Question, Term
@@ -133,6 +135,13 @@ class Service:
             return found
 
         return await self._fetches.run(fetched)
+
+
+def service_of(request: Request) -> Service:
+    """That of the application which is asked."""
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
 
 
 def _is_quick(question: Question) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pipeline.pixels.pixel_settings import PixelSettings
 from pipeline.pixels.resizer import PictureResizer, Rejected
 from retrieval.search import Hit, Retriever
+from retrieval.serving.errors import log_damage
 
 SIZES = (64, 128, 256, 512, 768, 1024)
 """Pixels of the longer side; others are served by the next larger of these."""
@@ -28,7 +29,7 @@ class Thumbnails:
         self._num_bytes = 0
 
     def of(self, hits: Sequence[Hit], size: int) -> dict[str, bytes]:
-        """JPEGs by uid; what can't be decoded is left out."""
+        """JPEGs by uid; what can't be read or decoded is left out."""
         side = next((side for side in SIZES if side >= size), SIZES[-1])
         found = {}
         for hit in hits:
@@ -37,7 +38,8 @@ class Thumbnails:
                     self._cache.move_to_end((hit.uid, side))
                     found[hit.uid] = cached
         missing = [hit for hit in hits if hit.uid not in found]
-        for uid, image in (self._retriever.read_images(missing) if missing else {}).items():
+        state = self._retriever.state
+        for uid, image in (state.read_images(missing, log_damage) if missing else {}).items():
             picture = self._resizers[side](image)
             if not isinstance(picture, Rejected):
                 found[uid] = picture.data

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from infra.errors import ConflictError, InputError
-from retrieval.asking.question import Question
+from retrieval.asking.question import Answer
 from retrieval.asking.saved import save_selection
 from retrieval.serving.answers import json_response, next_cursor, offset_of, rendered
 from retrieval.serving.errors import RESPONSES, ErrorMessage
@@ -27,7 +27,7 @@ from retrieval.serving.messages import (
     SelectionAnswer,
     SelectionRequest,
 )
-from retrieval.serving.service import MAX_QUICK, Service
+from retrieval.serving.service import MAX_QUICK, Service, service_of
 from retrieval.serving.thumbnails import SIZES
 
 THUMBNAIL_MAX_AGE_S = 300
@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1", responses=RESPONSES)
 @router.get("/indices")
 async def indices(request: Request) -> list[IndexMessage]:
     """What is served."""
-    service = _service(request)
+    service = service_of(request)
     served = service.indices.by_name.values()
     described = await service.compute(lambda: [one.described() for one in served])
     return [IndexMessage(**one) for one in described]
@@ -48,7 +48,7 @@ async def indices(request: Request) -> list[IndexMessage]:
 @router.post("/search", response_model=SearchAnswer)
 async def search(request: Request, asked: SearchRequest) -> Response:
     """The samples nearest to words, pictures, embeddings and samples, added and subtracted."""
-    service = _service(request)
+    service = service_of(request)
     served = service.indices.named(asked.index)
     return json_response(await _answer(service, served, asked, asked.with_, asked.cursor))
 
@@ -68,7 +68,7 @@ async def search_by_address(
 @router.post("/batch", response_model=BatchAnswer)
 async def batch(request: Request, asked: BatchRequest) -> Response:
     """Several questions to one index; the first that can't be answered ends it."""
-    service = _service(request)
+    service = service_of(request)
     if len(asked.questions) > service.settings.max_questions:
         raise InputError(
             f"{len(asked.questions)} questions; this service takes "
@@ -94,7 +94,7 @@ async def thumbnail(
     request: Request, index: str, uid: str, size: Annotated[int, Query(ge=1, le=SIZES[-1])] = 256
 ) -> Response:
     """A sample's picture as a JPEG; `size` of the longer side, at most the picture's own."""
-    service = _service(request)
+    service = service_of(request)
     served = service.indices.named(index)
 
     def read() -> bytes | None:
@@ -104,7 +104,7 @@ async def thumbnail(
 
     data = await service.compute(read)
     if data is None:
-        raise HTTPException(404, "no such sample in this index, or its picture can't be decoded")
+        raise HTTPException(404, "no such sample in this index, or its picture can't be read")
     headers = {
         # What a proxy kept it would give to others: without a key, and after a takedown.
         "Cache-Control": f"private, max-age={THUMBNAIL_MAX_AGE_S}",
@@ -122,7 +122,7 @@ async def thumbnail(
 )
 async def selections(request: Request, asked: SelectionRequest) -> SelectionAnswer:
     """Save samples as a selection of the corpus, where the service was started for it."""
-    service = _service(request)
+    service = service_of(request)
     if not service.settings.allow_save:
         raise HTTPException(403, "saving is off; `carrara serve --allow-save` turns it on")
     origin = request.headers.get("origin")
@@ -166,14 +166,9 @@ async def _answer(
             told["copy"] = verdict.to_json()
         return told
 
-    return render() if _is_light(question, extras) else await service.compute(render)
+    return render() if _is_light(answer, extras) else await service.compute(render)
 
 
-def _is_light(question: Question, extras: list[Extra]) -> bool:
-    return not extras and question.k <= MAX_QUICK
-
-
-def _service(request: Request) -> Service:
-    service = request.app.state.service
-    assert isinstance(service, Service)
-    return service
+def _is_light(answer: Answer, extras: list[Extra]) -> bool:
+    num_hits = len(answer.hits) + sum(map(len, answer.folded.values()))
+    return not extras and num_hits <= MAX_QUICK

@@ -108,9 +108,9 @@ export function describe(terms) {
 
 // The grammar of retrieval/asking/algebra.py
 
-const SIGN = /(?:^|(?<=\s))[+\-−](?=\s|$)/;
-const WEIGHT = /^(\d+(?:\.\d+)?)\*(?=\S)/;
-const QUOTED = /^"((?:[^"\\]|\\.)*)"(?=\s+[+\-−](?:\s|$)|\s*$)/s;
+const SIGN = /(?:^|(?<=\s))[+-](?=\s|$)/;
+const WEIGHT = /^(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\*(?=\S)/;
+const QUOTED = /^"((?:[^"\\]|\\.)*)"(?=\s+[+-](?:\s|$)|\s*$)/s;
 const ADDRESS = /^https?:\/\/\S+$/;
 const UID = "uid:";
 

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from benchmarks.clip_like import write_corpus
+from retrieval import index
 
 TINY_CLIP = {
     "embed_dim": 32,
@@ -106,3 +110,18 @@ def multilingual_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     ).save_pretrained(folder)
     place = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
     return write_encoder(folder, HUGGING_FACE | place)
+
+
+@pytest.fixture(scope="session")
+def copies_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An indexed corpus of embeddings alone: six hundred near copies of its first row, twelve other
+    rows of a hundred and twenty each, and twenty that are like no other."""
+    root = tmp_path_factory.mktemp("copies") / "copies"
+    rng = np.random.default_rng(0)
+    firsts = rng.standard_normal((33, 64), np.float32) / 8
+    rows = np.repeat(firsts, [600, *[120] * 12, *[1] * 20], axis=0)
+    rows += 0.02 * rng.standard_normal(rows.shape, np.float32)
+    units = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    write_corpus(root, [(units, units)])
+    index.run(index.Config(root=str(root), num_queries=5))
+    return str(root)

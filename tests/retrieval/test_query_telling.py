@@ -55,7 +55,7 @@ def test_the_printed_line_says_what_was_folded_and_why_the_rest_is_hidden(
     print_summary(run(root, "a face", safe=True), as_json=False)
     told = capsys.readouterr()
     assert "8 out" in told.out
-    assert "(4 not known to be safe)" in told.out
+    assert "query: safe mode: 8 of 12 samples are known to be safe" in told.err
     assert "query: 8 of the 10 asked for: there are no more" in told.err
 
 

@@ -238,6 +238,21 @@ def test_a_picture_far_too_large_at_an_address_is_refused_by_its_header(
         assert fetched[-1] == "/bomb.png"
 
 
+# Results
+
+
+def test_an_answer_of_near_copies_lists_a_hundred_of_a_hit_and_counts_all(
+    copies_root: str, start_service: StartService
+) -> None:
+    with start_service(copies_root) as client:
+        asked = {"terms": [{"uid": "0" * 32}], "k": 100, "dedup": True}
+        answer = client.post("/v1/search", json=asked).json()
+    nums = {hit["uid"]: hit["folded"] for hit in answer["hits"]}
+    assert sorted(nums.values()) == [0] * 20 + [119] * 12 + [599]
+    listed = [len(hits) for hits in answer["folded"].values()]
+    assert (max(listed), sum(listed)) == (100, 1000)
+
+
 # Keys and rates
 
 

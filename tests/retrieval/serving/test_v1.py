@@ -142,8 +142,32 @@ def test_thumbnails_come_by_uid_and_within_answers(
     hits = search(client, terms=[{"uid": uid}], k=2, **{"with": ["thumbnail"]})["hits"]
     for hit in hits:
         Image.open(io.BytesIO(base64.b64decode(hit["thumbnail"]))).verify()
-    assert client.get(f"/v1/thumbnail/emoji/{'0' * 32}").status_code == 404
+    for unknown in ("0" * 32, "abc", "0" * 31, "é", uid.upper()):
+        assert client.get(f"/v1/thumbnail/emoji/{unknown}").status_code == 404
     assert client.get(f"/v1/thumbnail/nothing/{uid}").status_code == 404
+
+
+def test_a_damaged_shard_takes_no_more_than_its_own_pictures(
+    served_root: str,
+    start_service: StartService,
+    samples: list[Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = shutil.copytree(served_root, tmp_path / "emoji")
+    (root / "shards" / "00000.tar").unlink()
+    there = {sample.uid for sample in samples[12:]}
+    theirs = {"text": "cat", "modality": "image", "num_images": 24, "indice_name": "emoji"}
+    with start_service(str(root)) as client:
+        hits = search(client, query="cat", k=24, **{"with": ["thumbnail"]})["hits"]
+        assert {hit["uid"] for hit in hits if "thumbnail" in hit} == there
+        for _ in range(2):
+            answer = client.post("/knn-service", json=theirs)
+            assert answer.status_code == 200
+            assert len(answer.json()) == 24
+            assert {hit["uid"] for hit in answer.json() if "image" in hit} == there
+        assert client.get(f"/v1/thumbnail/emoji/{samples[0].uid}").status_code == 404
+    assert capsys.readouterr().err.count("00000.tar: is missing") == 1
 
 
 def test_a_copy_of_the_corpus_s_own_picture_is_told_where_asked(

@@ -193,6 +193,8 @@ def test_the_page_reads_algebra_as_the_service_does(visit: Any) -> None:
         '"a \\"b\\" - c" + d',
         "https://e.org/a.jpg - uid:00",
         "5* hotel",
+        "1e-1*cat + 2E0*dog",
+        "cat \N{MINUS SIGN} dog",
     ]
     expected = [
         [
