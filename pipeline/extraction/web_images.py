@@ -8,7 +8,6 @@ has one URL, whatever page it is on and however the page spells it.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import ada_url
@@ -33,13 +32,6 @@ CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
 
 REPLACEMENT = "\ufffd"
 """What decoders write for bytes that are no letter; HTML writes it for NUL."""
-
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
-"""A last part of a path that stays as it is."""
-
-DIRECTORIES_KEPT = 1 << 14
-MAX_DIRECTORY_CHARACTERS = 512
-"""Of one that is kept, with its base; a `data:` URL has slashes too, and a megabyte of letters."""
 
 
 class Image(NamedTuple):
@@ -109,27 +101,6 @@ def widest(srcset: str) -> str | None:
         if url and size > best_size:
             best, best_size = url, size
     return best
-
-
-def _join(base_url: str | None, address: str) -> str:
-    """Raises ValueError. Pictures lie in directories by the dozen: those are what is resolved."""
-    directory, slash, name = address.rpartition("/")
-    # Where the slash may belong to "https://", or to a backslash or a tab, the whole is resolved.
-    is_directory = directory.isprintable() and not directory.endswith(("/", "\\", ":"))
-    is_short = len(directory) + len(base_url or "") <= MAX_DIRECTORY_CHARACTERS
-    if is_short and is_directory and PLAIN_NAME.fullmatch(name):
-        return _directory(base_url, directory + slash or "./") + name
-    return join(base_url, address)
-
-
-def join(base_url: str | None, address: str) -> str:
-    """As the standard has it."""
-    if base_url is None:
-        return ada_url.normalize_url(address)
-    return ada_url.join_url(base_url, address)
-
-
-_directory = lru_cache(DIRECTORIES_KEPT)(join)
 
 
 def _resolve(addresses: Iterable[str], base_url: str | None) -> str:

@@ -1,10 +1,9 @@
 """URLs as browsers resolve them, captions tidied."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extraction import web_images
 from pipeline.extraction.web_images import (
     BAD_ADDRESS,
     LONG_ADDRESS,
@@ -16,7 +15,6 @@ from pipeline.extraction.web_images import (
     UNDECODABLE,
     Image,
     base_url_of,
-    join,
     pair_of,
     tidy,
     widest,
@@ -101,40 +99,6 @@ def test_captions_that_are_none(alt: str | None, expected: str) -> None:
 
 def test_no_address_is_told() -> None:
     assert pair_of(Image((), "a picture"), PAGE, 5) == NO_ADDRESS
-
-
-PIECES = """/ // \\ .. . : ? # @ %2e a b.jpg http: https:// data: xn-- é 1 [ ;""".split()
-
-
-@given(
-    st.lists(st.sampled_from([*PIECES, " ", "\t"]), max_size=8).map("".join),
-    st.sampled_from([PAGE, "http://h", "https://example.org/x/?a/b", None]),
-)
-@settings(max_examples=500)
-def test_an_address_by_its_directory_is_the_address_as_a_whole(
-    address: str, base_url: str | None
-) -> None:
-    try:
-        whole = join(base_url, address).partition("#")[0]
-    except ValueError:
-        whole = BAD_ADDRESS
-    if not whole.startswith(("http://", "https://", BAD_ADDRESS)):
-        whole = NOT_HTTP
-    pair = pair_of(Image((address,), "a picture"), base_url, 5)
-    assert pair == (whole if whole in (BAD_ADDRESS, NOT_HTTP) else (whole, "a picture"))
-
-
-def test_what_is_remembered_of_addresses_is_short() -> None:
-    """A page's `data:` URLs and a page's long URL would fill memory."""
-    before = web_images._directory.cache_info()
-    for number in range(50):
-        letters = f"{number}/{'AB' * 4_000}"
-        assert pair_of(Image((f"data:,{letters}/x",), "a picture"), PAGE, 5) == NOT_HTTP
-        base = f"https://example.org/{letters}/"
-        assert pair_of(Image(("x/y",), "a picture"), base, 5) == (f"{base}x/y", "a picture")
-    after = web_images._directory.cache_info()
-    assert (after.currsize, after.misses) == (before.currsize, before.misses)
-    assert after.maxsize is not None
 
 
 @given(st.text())
