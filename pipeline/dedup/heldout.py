@@ -4,6 +4,7 @@ Reads   folders of pictures, however deep, and corpora (a folder with manifest.j
 Writes  nothing
 
 Workers return fingerprints, and embeddings where there is an encoder: 0.2 kB and 2 kB a picture.
+They hold one picture at its full size at a time.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +26,7 @@ from infra.errors import ConflictError, InputError, ShortfallError
 from pipeline.corpus import Shard, iter_samples, manifest_url, read_manifest
 from pipeline.dedup.embeddings import Embeddings, Unit
 from pipeline.dedup.pictures import Pictures
+from pipeline.picture_hash import Pixels
 from pipeline.signals.hashes import HashesSignal, decode_pixels, hash_pixels
 
 ENCODER = "retrieval.encoding.encoder:load_encoder"
@@ -31,6 +34,8 @@ ENCODER = "retrieval.encoding.encoder:load_encoder"
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 FILES_A_TASK = 256
+PICTURES_A_BATCH = 64
+"""Read and encoded at once: of each only what the encoder sees is held, whatever its size."""
 
 SCHEMA = pa.schema([("sha256", pa.string()), *HashesSignal.schema])
 
@@ -66,11 +71,26 @@ class _Read:
     vectors: Unit
     num_unreadable: int
 
+    @classmethod
+    def joined(cls, parts: Sequence["_Read"]) -> "_Read":
+        vectors = [part.vectors for part in parts if len(part.vectors)]
+        return cls(
+            table=pa.concat_tables([SCHEMA.empty_table(), *(part.table for part in parts)]),
+            vectors=np.concatenate(vectors) if vectors else _NO_VECTORS,
+            num_unreadable=sum(part.num_unreadable for part in parts),
+        )
+
+
+class _Preprocess(Protocol):
+    def of_picture(self, picture: Image.Image) -> Pixels: ...
+
 
 class _Encoder(Protocol):
     weights_digest: str
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Unit: ...
+    @property
+    def preprocess(self) -> _Preprocess: ...
+    def encode_pixels(self, pixels: Pixels) -> Unit: ...
 
 
 def read_heldout(places: Sequence[str], embeddings: Embeddings | None, workers: Workers) -> HeldOut:
@@ -92,12 +112,12 @@ def read_heldout(places: Sequence[str], embeddings: Embeddings | None, workers: 
         raise ShortfallError(
             f"dedup: {len(failed)} parts of the held-out sets can't be read (first: {min(failed)})"
         )
-    table = pa.concat_tables([SCHEMA.empty_table(), *(one.table for one in read)])
-    keys = sorted(zip(*(table[name].to_pylist() for name in SCHEMA.names[:2]), strict=True))
+    whole = _Read.joined(read)
+    keys = sorted(zip(*(whole.table[name].to_pylist() for name in SCHEMA.names[:2]), strict=True))
     return HeldOut(
-        pictures=Pictures.of_table(table),
-        vectors=np.concatenate([one.vectors for one in read]) if read else _NO_VECTORS,
-        num_unreadable=sum(one.num_unreadable for one in read),
+        pictures=Pictures.of_table(whole.table),
+        vectors=whole.vectors,
+        num_unreadable=whole.num_unreadable,
         digest=digest_of(keys),
     )
 
@@ -123,20 +143,27 @@ class _Reader:
         self._encoder = _load_encoder(embeddings) if embeddings else None
 
     def __call__(self, task: _Task) -> _Read:
+        images, parts = _images(task), []
+        while batch := list(islice(images, PICTURES_A_BATCH)):
+            parts.append(self._read(batch))
+        return _Read.joined(parts)
+
+    def _read(self, images: Sequence[tuple[str | None, bytes]]) -> _Read:
         rows: list[dict[str, Any]] = []
-        pictures: list[Image.Image] = []
+        seen: list[Pixels] = []
         num_unreadable = 0
-        for sha256, image in _images(task):
+        for sha256, image in images:
             pixels = decode_pixels(image)
             if pixels is None:
                 num_unreadable += 1
                 continue
             rows.append({"sha256": sha256, **hash_pixels(pixels)})
             if self._encoder:
-                pictures.append(Image.fromarray(pixels))
-        table = pa.Table.from_pylist(rows, SCHEMA)
-        vectors = self._encoder.encode_images(pictures) if self._encoder else _NO_VECTORS
-        return _Read(table, vectors, num_unreadable)
+                seen.append(self._encoder.preprocess.of_picture(Image.fromarray(pixels)))
+        vectors = _NO_VECTORS
+        if self._encoder and seen:
+            vectors = self._encoder.encode_pixels(np.stack(seen))
+        return _Read(pa.Table.from_pylist(rows, SCHEMA), vectors, num_unreadable)
 
 
 def _images(task: _Task) -> Iterator[tuple[str | None, bytes]]:

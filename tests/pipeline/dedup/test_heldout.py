@@ -1,14 +1,22 @@
 """Held-out pictures are found out in a corpus, wherever they lie."""
 
+import gc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from infra.errors import ConflictError
 from pipeline.corpus import list_signals
+from pipeline.dedup.embeddings import Embeddings, Unit
+from pipeline.dedup.heldout import PICTURES_A_BATCH, read_heldout
+from pipeline.picture_hash import Pixels
 from tests.pipeline.dedup.planted import (
     COPIES,
+    HERE,
     WriteCorpus,
     encoded,
     original,
@@ -58,3 +66,41 @@ def test_another_held_out_set_needs_overwrite(write_corpus: WriteCorpus) -> None
     run(root, heldout=(sets[0],))
     with pytest.raises(ConflictError, match="heldout = "):
         run(root, heldout=(sets[1],))
+
+
+class MeanColour:
+    """An encoder that says what it was given at once, and how many pictures were held by then."""
+
+    weights_digest = "none"
+    batches: ClassVar[list[tuple[int, int]]] = []
+
+    def __init__(self, name: str) -> None:
+        del name
+        self.preprocess = SimpleNamespace(of_picture=lambda picture: np.asarray(picture)[:1, :1])
+
+    def encode_pixels(self, pixels: Pixels) -> Unit:
+        num_held = sum(isinstance(one, Image.Image) for one in gc.get_objects())
+        self.batches.append((len(pixels), num_held))
+        return pixels[:, 0, 0].astype(np.float32)
+
+
+def test_held_out_pictures_are_embedded_as_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test set of large photos would fill memory."""
+    monkeypatch.setattr("pipeline.dedup.heldout.ENCODER", f"{__name__}:MeanColour")
+    num = 2 * PICTURES_A_BATCH + 3
+    for number in range(num):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number:03d}.png")
+    (tmp_path / "050.jpg").write_bytes(b"nothing")
+    monkeypatch.setattr(MeanColour, "batches", [])
+    gc.collect()
+    num_before = sum(isinstance(one, Image.Image) for one in gc.get_objects())
+    embeddings = Embeddings(
+        encoder="mean", weights_digest="none", corpus_digest="", dim=3, parts=[], files={}
+    )
+    heldout = read_heldout([str(tmp_path)], embeddings, HERE)
+    assert heldout.vectors[:, 0].tolist() == list(range(num))
+    assert heldout.num_unreadable == 1
+    assert [size for size, _ in MeanColour.batches] == [PICTURES_A_BATCH - 1, PICTURES_A_BATCH, 4]
+    assert max(num_held for _, num_held in MeanColour.batches) <= num_before + 2
