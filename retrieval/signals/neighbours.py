@@ -138,7 +138,9 @@ class NeighboursSignal:
 
     def __call__(self, shard: Shard) -> pa.Table:
         images, texts = self._corpus.rows(shard, "image"), self._corpus.rows(shard, "text")
-        found = self._score(images, texts, self._starts[shard.name])
+        # A shard without an embedding that was appended has no place in the index.
+        start = self._starts[shard.name] if len(images) else 0
+        found = self._score(images, texts, start)
         values = {
             "knn_rank_image": pa.array(found.rank_image, pa.int32()),
             "knn_rank_text": pa.array(found.rank_text, pa.int32()),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.made_corpus import write_made_manifest
 from infra import storage
 from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, InputError
@@ -183,6 +184,19 @@ def test_samples_without_an_embedding_are_null_and_keep_their_place(corpus: str)
     rest = [i for i in range(NUM) if i not in nulls]
     expected = (images * texts).sum(axis=1)[rest]
     assert [similarities[i] for i in rest] == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_shard_without_an_embedding_that_was_appended_scores_null(corpus: str) -> None:
+    images, texts = geometry()
+    shards = read_manifest(corpus).shards
+    write_made_manifest(corpus, shards[:-1])
+    write_embeddings(corpus, images, texts)
+    index.run(index.Config(root=corpus))
+    write_made_manifest(corpus, shards)
+    last = frozenset(f"{NUM_SHARDS - 1:05d}{i:04d}" for i in range(NUM_SAMPLES))
+    write_embeddings(corpus, images, texts, left_out=last)
+    ranks = scores(corpus, "neighbours", "knn_rank_image")
+    assert [rank is None for rank in ranks] == [i >= NUM - NUM_SAMPLES for i in range(NUM)]
 
 
 def test_an_index_of_other_embeddings_is_refused(corpus: str) -> None:
