@@ -12,7 +12,9 @@ nearest centroid. DataComp (Gadre et al. 2023, section 3.3) keeps the clusters t
 ImageNet's training set is nearest to, of 100,000 clusters over a pool of 128 million or more; here
 there is a cluster for every 40 pictures of the corpus, up to as many. `target_similarity` is the
 cosine of the nearest target: NormSim-infinity of Wang et al., "CLIPLoss and Norm-Based Data
-Selection" (NeurIPS 2024). It costs pictures times targets times d.
+Selection" (NeurIPS 2024). It costs pictures times targets times d. The centroids are found on 256
+pictures a cluster, evenly spaced over the corpus, or on as many as 8 GiB hold: that much memory the
+command's own process may take.
 """
 
 import io
@@ -41,6 +43,9 @@ MAX_CLUSTERS = 100_000
 NUM_ITERATIONS = 20
 TRAINING_ROWS_A_CLUSTER = 256
 """faiss looks at no more."""
+MAX_SAMPLE_BYTES = 8 << 30
+"""Of embeddings that centroids are found on: about faiss's 39 for each of 100,000 clusters at 512
+numbers, where 256 would take 52 GB."""
 SEED = 0
 
 
@@ -130,8 +135,7 @@ class ImageBasedSignal:
         manifest = self._corpus.manifest
         folder = embeddings_url(self._corpus.root, self._corpus.encoder)
         stream = VectorStream(folder, manifest.parts, "image")
-        num = self._num_clusters * TRAINING_ROWS_A_CLUSTER
-        rows = stream.take(evenly_spaced(stream.num_rows, num))
+        rows = stream.take(evenly_spaced(stream.num_rows, self._num_sampled(manifest.dim)))
         kmeans = faiss.Kmeans(
             manifest.dim,
             self._num_clusters,
@@ -144,3 +148,9 @@ class ImageBasedSignal:
         kmeans.train(rows)
         assert kmeans.centroids is not None
         return kmeans.centroids
+
+    def _num_sampled(self, dim: int) -> int:
+        """As many as fit, but one a cluster at least."""
+        num_fitting = MAX_SAMPLE_BYTES // (dim * np.dtype(np.float32).itemsize)
+        num_wanted = self._num_clusters * TRAINING_ROWS_A_CLUSTER
+        return max(self._num_clusters, min(num_wanted, num_fitting))

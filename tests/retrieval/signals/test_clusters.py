@@ -88,6 +88,18 @@ def test_shards_scored_later_have_the_clusters_of_the_first(corpus: str, tmp_pat
     assert (folder / "model.npz").read_bytes() == model
 
 
+def test_no_more_is_sampled_than_memory_lasts_for(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row a cluster at least: then each is a centroid."""
+    monkeypatch.setattr("retrieval.signals.clusters.MAX_SAMPLE_BYTES", 2 * DIM * 4)
+    run(corpus, write_targets(tmp_path, np.eye(DIM)[:1]))
+    with np.load(Path(corpus, "columns", "image_based", "model.npz")) as arrays:
+        centroids = arrays["centroids"]
+    images, _ = groups()
+    assert (centroids @ images.T).max(axis=1) == pytest.approx(np.ones(NUM_GROUPS), abs=1e-3)
+
+
 def test_other_targets_are_other_scores(corpus: str, tmp_path: Path) -> None:
     _, centres = groups()
     run(corpus, write_targets(tmp_path, centres[:1]))
