@@ -4,16 +4,16 @@ Reads the shards' tars. The sha256 of the bytes as fetched is in the shards' par
 """
 
 import hashlib
-import io
 import struct
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
 
 from pipeline.corpus import Shard, iter_samples
 from pipeline.picture_hash import Pixels, dihedral_hashes
+from pipeline.pixels.picture_header import DECODER_ERRORS
+from pipeline.pixels.stored_picture import open_picture, upright_rgb
 from pipeline.score import Options
 
 
@@ -62,17 +62,9 @@ def hash_pixels(pixels: Pixels) -> dict[str, str | int | None]:
 def decode_pixels(image: bytes) -> Pixels | None:
     """Upright RGB, transparent parts on white, as `download` stores it; None if undecodable."""
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if not upright.has_transparency_data:
-                return np.asarray(upright.convert("RGB"))
-            page = Image.new("RGBA", upright.size, "white")
-            page.alpha_composite(upright.convert("RGBA"))
-            return np.asarray(page.convert("RGB"))
-    except (
-        *(OSError, SyntaxError, ValueError, struct.error),
-        *(RuntimeError, Image.DecompressionBombError),  # the first is the AVIF decoder's
-    ):
+        with open_picture(image) as picture:
+            return np.asarray(upright_rgb(picture))
+    except DECODER_ERRORS:
         return None
 
 

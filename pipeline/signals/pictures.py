@@ -3,8 +3,6 @@
 Reads   ROOT/shards/<shard>.tar
 """
 
-import io
-import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,16 +12,12 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline.corpus import Shard, iter_samples
+from pipeline.pixels.picture_header import DECODER_ERRORS
+from pipeline.pixels.stored_picture import open_picture
 from pipeline.sample import Sample
 
 MAX_AREA = Image.MAX_IMAGE_PIXELS or 1 << 26
 """Pixels beyond which Pillow speaks of a bomb; by the header, before anything is decoded."""
-
-UNDECODABLE = (
-    *(OSError, SyntaxError, ValueError, RuntimeError, struct.error),
-    Image.DecompressionBombError,
-)
-"""All that Pillow raises on bytes that it can't decode; RuntimeError is its AVIF decoder's."""
 
 Scores = Mapping[str, Any]
 """One picture's values by column; a column left out is null."""
@@ -59,10 +53,10 @@ def decode(data: bytes, mode: Literal["L", "RGB"], side: int) -> Image.Image | N
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is odd about a file that decodes
-            with Image.open(io.BytesIO(data)) as picture:
+            with open_picture(data) as picture:
                 if picture.width * picture.height > MAX_AREA:
                     return None
                 picture.draft(mode, (side, side))
                 return picture.convert(mode)
-    except UNDECODABLE:
+    except DECODER_ERRORS:
         return None

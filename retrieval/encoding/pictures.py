@@ -1,16 +1,14 @@
 """Bytes of a picture -> upright RGB, transparent parts on white: what encoders and pages see.
 
-Which formats are read is the pipeline's rule (pipeline/pixels/picture_header.py): a stranger's
-bytes reach no other of Pillow's plugins, some of which would start other programs.
+Which formats are read is the pipeline's rule (pipeline/pixels/stored_picture.py).
 """
 
-import io
-
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from infra.errors import InputError
 from pipeline.pixels.picture_header import DECODER_ERRORS, FORMATS, Header, read_header
 from pipeline.pixels.pixel_settings import MAX_IMAGE_AREA
+from pipeline.pixels.stored_picture import open_picture, upright_rgb
 
 
 def check_picture(data: bytes, max_area: int = MAX_IMAGE_AREA) -> Header:
@@ -30,14 +28,8 @@ def decode_picture(data: bytes) -> Image.Image:
     """Raises InputError, with the reason, for bytes that can't be decoded whole."""
     header = check_picture(data)
     try:
-        with Image.open(io.BytesIO(data), formats=[header.format]) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if not upright.has_transparency_data:
-                return upright.convert("RGB")
-            # On white, as `download` puts it: pages are white, and so were CLIP's.
-            page = Image.new("RGBA", upright.size, "white")
-            page.alpha_composite(upright.convert("RGBA"))
-            return page.convert("RGB")
+        with open_picture(data, [header.format]) as picture:
+            return upright_rgb(picture)
     except UnidentifiedImageError:
         raise _undecodable("its header is damaged") from None
     except DECODER_ERRORS as error:

@@ -19,6 +19,7 @@ from pipeline.corpus import (
     read_manifest,
 )
 from pipeline.signals import shipped
+from pipeline.signals.hashes import hash_picture
 from pipeline.signals.pictures import decode
 from pipeline.signals.safety import SafetySignal
 from pipeline.signals.text_overlay import TextOverlaySignal
@@ -64,6 +65,16 @@ def test_what_is_cut_short_is_not_decoded(kind: str, share: float) -> None:
 def test_a_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.signals.pictures.MAX_AREA", 100 * 100)
     assert decode(encoded((128, 96)), "RGB", 320) is None
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "ICO", "TGA", "PCX", "JPEG2000"])
+def test_no_format_that_a_shard_may_not_hold_is_decoded(kind: str) -> None:
+    """Pillow starts Ghostscript for an EPS."""
+    data = encoded((128, 96), kind)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.format == kind
+    assert decode(data, "RGB", 320) is None
+    assert set(hash_picture(data).values()) == {None}
 
 
 @cache
