@@ -8,6 +8,7 @@ what still fails comes back named rather than raised: the stage decides what fal
 import os
 import secrets
 import socket
+import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,7 @@ from pydantic import Field
 from infra.config import Settings
 from infra.errors import CarraraError, ConfigError, StorageError
 from infra.progress import track
+from infra.watchdog import Watchdog
 from infra.watching.events import tell
 from infra.watching.run import current
 
@@ -31,6 +33,8 @@ PROBE_TIMEOUT_S = 10.0
 ITEMS_QUEUED_A_WORKER = 2
 """One being worked on and one waiting, so that a worker never idles for the driver's answer."""
 
+LOOK_EVERY_S = 30.0
+"""At what takes long."""
 
 MAX_LOSSES = 10
 """Workers that may be lost at an item before it is held to be the reason."""
@@ -124,7 +128,10 @@ def map_on_workers(
     """
     tracked = track(description, sum(map(size, items)), unit) if is_tracked else nullcontext()
     with tracked as bar:
-        outcomes = _run_here(make, items) if workers.local else _run_on_ray(make, items, workers)
+        if workers.local:
+            outcomes = _run_here(make, items)
+        else:
+            outcomes = _run_on_ray(make, items, workers, Watchdog(description))
         for outcome in outcomes:
             if bar is not None:
                 bar.advance(size(outcome.item))
@@ -137,9 +144,12 @@ def _tell(task: str, outcome: Outcome[Item, Result]) -> None:
     run = current()
     if run is not None and outcome.error is not None:
         run.num_failed += 1
-    shard = getattr(outcome.item, "shard", outcome.item)
-    name = str(getattr(shard, "name", shard))
-    tell("item", None, task=task, shard=name, error=outcome.error)
+    tell("item", None, task=task, shard=_name_of(outcome.item), error=outcome.error)
+
+
+def _name_of(item: object) -> str:
+    shard = getattr(item, "shard", item)
+    return str(getattr(shard, "name", shard))
 
 
 def _run_here(
@@ -156,7 +166,10 @@ def _run_here(
 
 
 def _run_on_ray(
-    make: Callable[[], Callable[[Item], Result]], items: Sequence[Item], workers: Workers
+    make: Callable[[], Callable[[Item], Result]],
+    items: Sequence[Item],
+    workers: Workers,
+    watchdog: Watchdog,
 ) -> Generator[Outcome[Item, Result], None, None]:
     if not items:
         return
@@ -166,13 +179,19 @@ def _run_on_ray(
     connect(workers)
     num_workers = min(workers.num_workers or num_that_fit(workers), len(items))
     crew = _Crew(make, items, workers)
-    num_left = len(items)
+    num_left, next_look = len(items), time.monotonic() + LOOK_EVERY_S
     try:
         for _ in range(num_workers):
             crew.hire()
         while num_left:
-            (done,), _ = ray.wait(list(crew.in_flight), num_returns=1)
-            attempt, actor = crew.in_flight.pop(done)
+            answers, _ = ray.wait(list(crew.in_flight), num_returns=1, timeout=LOOK_EVERY_S)
+            if time.monotonic() >= next_look:
+                watchdog.look(crew.seconds_at_work())
+                next_look = time.monotonic() + LOOK_EVERY_S
+            if not answers:
+                continue
+            (done,) = answers
+            attempt, actor = crew.answered(done)
             try:
                 result = ray.get(done)
             except (RayActorError, OutOfMemoryError) as error:
@@ -241,6 +260,8 @@ class _Crew(Generic[Item, Result]):
         self._actors: list[Any] = []
         self._nodes: dict[Any, str] = {}
         """Where the actors are that are there."""
+        self._begun: dict[Any, float] = {}
+        """When the actors began with what they are at, by the monotonic clock."""
         self._num_stillborn = 0
         self.in_flight: dict[Any, tuple[_Attempt[Item] | None, Any]] = {}
         """By what Ray will answer; an attempt is None where an actor was asked if it is there."""
@@ -250,6 +271,26 @@ class _Crew(Generic[Item, Result]):
         actor = self._remote.remote(self._make)
         self._actors.append(actor)
         self.in_flight[actor.ready.remote()] = (None, actor)
+
+    def answered(self, ref: Any) -> tuple[_Attempt[Item] | None, Any]:
+        """What was asked of whom; from now on the actor is at the next that it was given."""
+        attempt, actor = self.in_flight.pop(ref)
+        self._begun[actor] = time.monotonic()
+        return attempt, actor
+
+    def seconds_at_work(self) -> dict[str, float]:
+        """By the names of the items that actors are at, as far as Ray has heard."""
+        import ray
+
+        first = {actor: ref for ref, (_, actor) in reversed(self.in_flight.items())}
+        refs = [first[actor] for actor in self._nodes if actor in first]
+        _, unanswered = ray.wait(refs, num_returns=len(refs), timeout=0) if refs else ([], [])
+        now, found = time.monotonic(), {}
+        for ref in unanswered:
+            attempt, actor = self.in_flight[ref]
+            assert attempt is not None
+            found[_name_of(attempt.item)] = now - self._begun[actor]
+        return found
 
     def welcome(self, actor: Any, node: str) -> None:
         self._nodes[actor] = node
@@ -273,6 +314,7 @@ class _Crew(Generic[Item, Result]):
     def _give_idle(self) -> None:
         busy = {owner for _, owner in self.in_flight.values()}
         for idle in [actor for actor in self._nodes if actor not in busy]:
+            self._begun[idle] = time.monotonic()
             self.give(idle)
 
     def retry(
@@ -304,6 +346,7 @@ class _Crew(Generic[Item, Result]):
                 (final if one.is_final_loss() else self._waiting).append(one)
         self._actors.remove(actor)
         self._nodes.pop(actor, None)
+        self._begun.pop(actor, None)
         ray.kill(actor)
         self._give_idle()
         self.hire()

@@ -1,6 +1,7 @@
 """Items over real Ray workers: all done once, failures named, lost workers replaced."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -51,6 +52,16 @@ def make_failing(folder: Path, num_times: int, kind: type[Exception]) -> Callabl
         return number
 
     return fail_at_first
+
+
+def make_slow(seconds: float) -> Callable[[int], int]:
+    """For an odd number: two of these in a row take twice as long as one."""
+
+    def wait_if_odd(number: int) -> int:
+        time.sleep(seconds * (number % 2))
+        return number
+
+    return wait_if_odd
 
 
 def make_nothing() -> Callable[[int], int]:
@@ -110,6 +121,24 @@ def test_no_more_is_begun_than_workers_and_their_queues_hold(tmp_path: Path) -> 
     time.sleep(1.0)  # nobody takes what is done
     assert len(list(tmp_path.iterdir())) <= 1 + 2 * ITEMS_QUEUED_A_WORKER
     assert len(list(outcomes)) == 19
+
+
+def test_what_gives_no_answer_for_long_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second of two items of a worker is at work from the answer to the first on."""
+    monkeypatch.setattr("infra.cluster.LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr("infra.watchdog.LONG_S", 3.0)
+    outcomes = map_on_workers(
+        partial(make_slow, 4.5),
+        [0, 7, 2],
+        workers=Workers(num_workers=1),
+        description="slow",
+        unit="numbers",
+    )
+    assert len(list(outcomes)) == 3
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "no answer" in line)
+    assert re.match(r"slow: no answer from those at work on 7 for [34] s; ", line)
 
 
 def test_an_item_that_keeps_failing_ends_as_an_error_in_one_line() -> None:
