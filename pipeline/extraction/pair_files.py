@@ -104,7 +104,7 @@ def _map(
         partial(make, config.root, config.rows_per_file),
         tasks,
         workers=config.workers,
-        description=description,
+        description=f"extract: {description}",
         unit=unit,
     ):
         if outcome.result is None:

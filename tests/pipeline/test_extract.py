@@ -12,6 +12,7 @@ from warcio.archiveiterator import ArchiveIterator
 import carrara
 from infra import storage
 from infra.errors import ConflictError
+from infra.watching.run import Run, at_work
 from pipeline.corpus import read_manifest
 from pipeline.extract import Config, run
 from tests.pipeline.crawled import ALL, HERE, IN_BOTH, Crawl, contents, extract, found, pairs
@@ -33,6 +34,22 @@ def test_pairs_of_a_real_crawl_are_right_in_every_encoding(crawl: Crawl, tmp_pat
     }
     assert summary.num_in == sum(summary.counts.values())
     assert summary.details["pages with pictures"] == 7
+
+
+def test_how_far_it_is_is_told(crawl: Crawl, tmp_path: Path) -> None:
+    config = Config(
+        archives=(str(crawl.warc), str(crawl.wat)),
+        root=str(tmp_path / "out"),
+        rows_per_file=5,
+        workers=HERE,
+    )
+    with at_work(Run("extract", None, config)) as told:
+        num_files = run(config).details["files"]
+    tasks = [(task.name, task.done, task.total, task.unit) for task in told.tasks]
+    assert tasks == [
+        ("extract", 2, 2, "archives"),
+        ("extract: write", num_files, num_files, "files"),
+    ]
 
 
 def test_a_plain_archive_gives_the_same(crawl: Crawl, tmp_path: Path) -> None:
