@@ -80,10 +80,18 @@ class _Ahead:
     def _produce(self) -> None:
         try:
             for step in self._steps:
-                if not self._put(self._maker.begin(step)):
+                if not self._put(self._begun(step)):
                     return
         except BaseException as error:  # carried to the consumer, which raises it
             self._put(error)
+
+    def _begun(self, step: int) -> Pending:
+        """A corpus that goes to the device is read at the first step, and may lose samples then."""
+        while True:
+            try:
+                return self._maker.begin(step)
+            except TakenDownError:
+                self._stream.follow()
 
     def _put(self, outcome: Pending | BaseException) -> bool:
         while not self._is_stopped.is_set():

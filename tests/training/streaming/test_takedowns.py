@@ -158,3 +158,16 @@ def test_a_reader_that_finds_other_bytes_than_it_knows_of_looks_for_a_takedown(r
         assert gone.isdisjoint(batch.uids)
         assert batch.uids == same.uids
         assert torch.equal(batch.pixels, same.pixels)
+
+
+def test_a_corpus_that_loses_samples_while_it_goes_to_the_device_is_read_without_them(
+    root: str,
+) -> None:
+    settings = StreamSettings(root, image_size=16, batch_size=4, on_device=True)
+    gone = SampleStream(settings).batch(0, range(4)).uids[0]
+    stream = SampleStream(settings)  # has read the tables, and no picture
+    take_down(root, gone)
+    with prefetched(stream, range(12), range(4)) as ready:
+        met = [batch.uids for batch in ready]
+    assert len(met) == 12
+    assert all(gone not in uids for uids in met)
