@@ -18,6 +18,7 @@ from infra.errors import ConfigError
 Spacing = Literal["t", "log-snr", "angle"]
 
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: keeps the cosine schedule's end finite
+MIN_LINEAR_STEPS = 20  # 1000 times the last of `linear`'s betas: with so few it is 1
 MAX_SIGMA = 80.0  # Karras et al. 2022, table 1: more noise than this can't be told from noise alone
 
 
@@ -128,4 +129,9 @@ def make_schedule(name: str, num_timesteps: int, zero_terminal_snr: bool = False
     if name not in SCHEDULES:
         raise ConfigError(f"schedule is {name!r}: expected one of {', '.join(sorted(SCHEDULES))}")
     betas = SCHEDULES[name](num_timesteps)
+    if betas.max() >= 1:
+        raise ConfigError(
+            f"num_timesteps is {num_timesteps}: so few steps of schedule {name!r} would each take "
+            f"away more than there is; expected more than {MIN_LINEAR_STEPS}, or schedule 'cosine'"
+        )
     return Schedule.from_betas(with_zero_terminal_snr(betas) if zero_terminal_snr else betas)

@@ -89,6 +89,14 @@ def test_impossible_number_of_steps_is_named(num_steps: int) -> None:
         make_schedule("linear", 1000).subsequence(num_steps)
 
 
+@pytest.mark.parametrize("num_timesteps", [2, 10, 20])
+def test_so_few_steps_that_a_linear_beta_would_pass_1_are_refused(num_timesteps: int) -> None:
+    with pytest.raises(ConfigError, match=f"num_timesteps is {num_timesteps}: .* more than 20, or"):
+        make_schedule("linear", num_timesteps)
+    for schedule in (make_schedule("linear", 21), make_schedule("cosine", num_timesteps)):
+        assert ((schedule.alphas_cumprod > 0) & (schedule.alphas_cumprod < 1)).all()
+
+
 def test_unknown_schedule_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="'sigmoid': expected one of cosine, linear"):
         make_schedule("sigmoid", 1000)
