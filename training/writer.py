@@ -107,7 +107,10 @@ class CheckpointWriter:
 
     def _staged(self, part: str, tensors: Tensors) -> Tensors:
         before = self._copy.get(part, {})
-        copies = {name: before.get(name, _host_memory(tensors[name])) for name in tensors}
+        copies = {
+            name: before[name] if name in before else _host_memory(tensor)
+            for name, tensor in tensors.items()
+        }
         for name, tensor in tensors.items():
             copies[name].copy_(tensor, non_blocking=True)
         return copies

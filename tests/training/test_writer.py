@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from infra.errors import StorageError
+from training import writer as writing
 from training.checkpoint import Tensors, complete_steps, load
 from training.config import Config
 from training.parallel import WHOLE, Worker
@@ -56,13 +58,22 @@ def test_state_may_change_while_its_copy_is_written(
 
 
 def test_second_checkpoint_reuses_the_memory_of_the_first(
-    record_in: Callable[[str], RunRecord], tmp_path: Path
+    record_in: Callable[[str], RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And asks for none, which on a GPU's host would be locked each time."""
+    asked: list[torch.Size] = []
+
+    def counted(tensor: Tensor) -> Tensor:
+        asked.append(tensor.shape)
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+    monkeypatch.setattr(writing, "_host_memory", counted)
     run = str(tmp_path)
     writer = CheckpointWriter(record_in(run), Worker(0, 1, torch.device("cpu")), WHOLE)
     for step in (1, 2):
         writer.start(step, state("cpu", float(step)))
         assert writer.is_free(None)
+    assert len(asked) == sum(map(len, state("cpu", 0.0).values()))
     for step in (1, 2):
         assert (load(run, step).parts["model"]["w"] == step).all()
 
