@@ -82,4 +82,11 @@ def test_mistakes_are_named(shared_corpus: str, tmp_path: Path) -> None:
         fail(extractors=("no such encoder",))
     with pytest.raises(InputError, match="no pictures; expected a corpus, or a folder"):
         fail(run=str(tmp_path / "nothing"), extractors=("Carrara-S/emoji_clipart",))
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(few / f"{number}.png")
+    for place in ("root", "training"):
+        with pytest.raises(InputError, match="few: 3 pictures; expected at least 8 to compare"):
+            fail(**{place: str(few)}, extractors=("Carrara-S/emoji_clipart",))
     assert not (tmp_path / "out").exists()

@@ -5,13 +5,11 @@ Reads   ROOT/manifest.json, ROOT/shards/
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from infra.errors import InputError
 from training.drawing.pictures import among, choose, find_pictures
+from training.evaluate import MIN_PICTURES, Config
 from training.evaluating.features import Features, extract
-
-if TYPE_CHECKING:
-    from training.evaluate import Config
 
 ByExtractor = dict[str, Features]
 
@@ -37,7 +35,7 @@ class Reference:
         return next(iter(self.real.values())).captions
 
 
-def read_reference(config: "Config", extractors: Sequence[str], size: int | None) -> Reference:
+def read_reference(config: Config, extractors: Sequence[str], size: int | None) -> Reference:
     num_wanted = max(2 * config.num_images, config.num_nearest)
     names, features = _features(config, extractors, size, config.root, num_wanted)
     num = min(config.num_images, len(names))
@@ -55,12 +53,16 @@ def read_reference(config: "Config", extractors: Sequence[str], size: int | None
 
 
 def _features(
-    config: "Config", extractors: Sequence[str], size: int | None, home: str, num: int
+    config: Config, extractors: Sequence[str], size: int | None, home: str, num: int
 ) -> tuple[list[str], ByExtractor]:
     """Of at most so many pictures, and their names in a random order."""
     selection = config.selection if home == config.root else None
     found = find_pictures(home, selection)
     names = choose(found, num, config.seed)
+    if len(names) < MIN_PICTURES:
+        raise InputError(
+            f"{home}: {len(names)} pictures; expected at least {MIN_PICTURES} to compare with"
+        )
     features = extract(
         among(found, names),
         extractors,
