@@ -203,8 +203,8 @@ def test_going_back_to_an_answer_that_hides_nothing_shows_it(visit: Any) -> None
     """From one whose reasons are open."""
     page = visit.open(f"?query=face&{PLAIN}")
     before = visit.captions[:40]
-    page.get_by_label("Safe mode").check()
-    page.wait_for_url(lambda link: "safe=false" not in link)
+    page.get_by_label("Hide (near) duplicate images").check()
+    page.wait_for_url(lambda link: "dedup=false" not in link)
     visit.settle()
     page.locator(".why summary").click()
     page.go_back()
