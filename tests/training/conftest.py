@@ -1,4 +1,4 @@
-"""A tiny text tower with random weights, and settings that train in seconds."""
+"""A tiny text tower and autoencoder with random weights, and settings that train in seconds."""
 
 import functools
 import io
@@ -64,6 +64,30 @@ def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
         state = open_clip.CLIP(**TINY_CLIP).state_dict()
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "open_clip_model.safetensors")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder as diffusers saves them: untrained, 4 pixels a side for one latent."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    kind: Any = AutoencoderKL  # its methods have no types
+    folder: Path = tmp_path_factory.mktemp("autoencoder")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = kind(
+            block_out_channels=(4, 4, 4),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            latent_channels=2,
+            norm_num_groups=2,
+            layers_per_block=1,
+            scaling_factor=0.5,
+            shift_factor=0.25,
+        )
+    made.save_pretrained(folder)
     return str(folder)
 
 

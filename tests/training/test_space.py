@@ -127,32 +127,13 @@ def autoencoder_class() -> Any:
     return AutoencoderKL
 
 
-@pytest.fixture(scope="module")
-def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder as diffusers saves them: untrained, 4 pixels a side for one latent."""
-    torch.manual_seed(0)
-    folder: Path = tmp_path_factory.mktemp("autoencoder")
-    made = autoencoder_class()(
-        block_out_channels=(4, 4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=2,
-        norm_num_groups=2,
-        layers_per_block=1,
-        scaling_factor=0.5,
-        shift_factor=0.25,
-    )
-    made.save_pretrained(folder)
-    return str(folder)
-
-
-def test_latents_are_the_autoencoders_shifted_and_scaled(autoencoder: str) -> None:
-    space = make_space(make_config(autoencoder=autoencoder), CPU)
+def test_latents_are_the_autoencoders_shifted_and_scaled(tiny_autoencoder: str) -> None:
+    space = make_space(make_config(autoencoder=tiny_autoencoder), CPU)
     x_0, condition = space.targets(PIXELS, draw())
     assert condition is None
     assert x_0.shape == (4, 2, 8, 8)
     assert not space.clips
-    theirs = autoencoder_class().from_pretrained(autoencoder)
+    theirs = autoencoder_class().from_pretrained(tiny_autoencoder)
     with torch.no_grad():
         latents = theirs.encode(PIXELS.float() / 127.5 - 1).latent_dist
         sample = latents.mean + latents.std * draw().normal(2, 8, 8)
@@ -160,8 +141,8 @@ def test_latents_are_the_autoencoders_shifted_and_scaled(autoencoder: str) -> No
         torch.testing.assert_close(space.pictures(x_0), theirs.decode(sample).sample.clamp(-1, 1))
 
 
-def test_an_autoencoder_is_given_no_more_at_once_than_asked(autoencoder: str) -> None:
-    space = make_space(make_config(autoencoder=autoencoder), CPU)
+def test_an_autoencoder_is_given_no_more_at_once_than_asked(tiny_autoencoder: str) -> None:
+    space = make_space(make_config(autoencoder=tiny_autoencoder), CPU)
     assert isinstance(space, LatentSpace)
     sizes: list[int] = []
     space._autoencoder.encoder.register_forward_pre_hook(
@@ -173,18 +154,18 @@ def test_an_autoencoder_is_given_no_more_at_once_than_asked(autoencoder: str) ->
     torch.testing.assert_close(parts, whole)
 
 
-def test_latents_that_do_not_fit_the_picture_are_named(autoencoder: str) -> None:
-    config = make_config(autoencoder=autoencoder).model_copy(update={"image_size": 30})
+def test_latents_that_do_not_fit_the_picture_are_named(tiny_autoencoder: str) -> None:
+    config = make_config(autoencoder=tiny_autoencoder).model_copy(update={"image_size": 30})
     with pytest.raises(ConfigError, match=r"image_size is 30: expected a multiple of 4.*autoenc"):
         make_network(config, 12)
 
 
 def test_an_autoencoder_is_known_by_its_weights_and_settings(
-    autoencoder: str, tmp_path: Path
+    tiny_autoencoder: str, tmp_path: Path
 ) -> None:
-    digest = autoencoder_digest(make_config(autoencoder=autoencoder))
+    digest = autoencoder_digest(make_config(autoencoder=tiny_autoencoder))
     assert autoencoder_digest(make_config()) == ""
-    made = autoencoder_class().from_pretrained(autoencoder)
+    made = autoencoder_class().from_pretrained(tiny_autoencoder)
     made.save_pretrained(tmp_path / "copy", safe_serialization=False)
     assert autoencoder_digest(make_config(autoencoder=str(tmp_path / "copy"))) == digest
     made.register_to_config(scaling_factor=0.25)
@@ -193,19 +174,19 @@ def test_an_autoencoder_is_known_by_its_weights_and_settings(
 
 
 def test_a_run_goes_on_with_its_own_autoencoder_alone(
-    tiny_config: Callable[..., Config], autoencoder: str, tmp_path: Path
+    tiny_config: Callable[..., Config], tiny_autoencoder: str, tmp_path: Path
 ) -> None:
     from training.record import read_record
     from training.train import run
 
     folder = tmp_path / "autoencoder"
-    shutil.copytree(autoencoder, folder)
+    shutil.copytree(tiny_autoencoder, folder)
     config = tiny_config(unet=UNET, space={"autoencoder": str(folder)}, num_steps=2)
     run(config)
     digest = autoencoder_digest(config)
     assert read_record(config.run).autoencoder_digest == digest
 
-    made = autoencoder_class().from_pretrained(autoencoder)
+    made = autoencoder_class().from_pretrained(tiny_autoencoder)
     with torch.no_grad():
         made.encoder.conv_in.bias += 0.5
     made.save_pretrained(folder)
@@ -218,12 +199,12 @@ def test_a_run_goes_on_with_its_own_autoencoder_alone(
 
 @pytest.mark.parametrize("kind", ["upscale", "latent"])
 def test_a_run_in_that_space_trains_and_draws(
-    kind: str, tiny_config: Callable[..., Config], autoencoder: str
+    kind: str, tiny_config: Callable[..., Config], tiny_autoencoder: str
 ) -> None:
     from training.model import load_model
     from training.train import run
 
-    space = {"upscale_from": 4} if kind == "upscale" else {"autoencoder": autoencoder}
+    space = {"upscale_from": 4} if kind == "upscale" else {"autoencoder": tiny_autoencoder}
     config = tiny_config(unet=UNET, space=space, num_steps=4)
     run(config)
     model = load_model(config.run)

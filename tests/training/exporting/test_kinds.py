@@ -66,34 +66,17 @@ torch.save(drawn, "drawn.pt")
 
 
 @pytest.fixture(scope="module")
-def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An untrained one: 4 pixels a side for one latent."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("autoencoder")
-    kind: Any = AutoencoderKL  # its methods have no types
-    kind(
-        block_out_channels=(4, 4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=2,
-        norm_num_groups=2,
-        layers_per_block=1,
-    ).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def configs(
-    config_of: Callable[..., Config], autoencoder: str, tmp_path_factory: pytest.TempPathFactory
+    config_of: Callable[..., Config],
+    tiny_autoencoder: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Config]:
     """Of a run of each kind, trained for three steps and exported."""
     place = tmp_path_factory.mktemp("kinds")
     made = {}
     for kind, changes in KINDS.items():
         if kind == "latents":
-            changes = changes | {"space": {"autoencoder": autoencoder}}
+            changes = changes | {"space": {"autoencoder": tiny_autoencoder}}
         settings = {"num_steps": 3, "learning_rate": 1e-2, "held_out": 0.0}
         made[kind] = config_of(str(place / kind / "run"), **(settings | changes))
         train(made[kind])
