@@ -88,7 +88,8 @@ def run(config: Config) -> Summary:
             "dim": manifest.dim,
             "precision": manifest.precision,
             "shards embedded now": len(made),
-            "samples embedded now": progress.num_done,
+            # By the parts: what workers told on their way may not have been heard to the last.
+            "samples embedded now": sum(p.num_rows + p.num_undecodable for p in made.values()),
             "working_s": progress.working_s,
             "worker_s": progress.seconds,
         },

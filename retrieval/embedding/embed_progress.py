@@ -123,8 +123,10 @@ class _Follower:
         note = progress.bound()
         if speed := self._speed(progress):
             note = f"now {speed:,.1f}/s, {note}"
-        self._bar.advance(progress.num_done - self._num_shown, note)
-        self._num_shown = progress.num_done
+        # A tally that took a lost one's place begins anew: the bar waits for it.
+        num_new = max(0, progress.num_done - self._num_shown)
+        self._bar.advance(num_new, note)
+        self._num_shown += num_new
 
     def _speed(self, progress: Progress) -> float | None:
         self._recent.append((progress.working_s, progress.num_done))

@@ -123,7 +123,8 @@ def test_two_ray_workers_write_the_bytes_that_one_process_writes(
     folder = embeddings_url(small_corpus, tiny_encoder)
     here = all_files(folder)
     shutil.rmtree(folder)
-    run(small_corpus, tiny_encoder, workers=Workers(num_workers=2, cpus_per_worker=0.5))
+    summary = run(small_corpus, tiny_encoder, workers=Workers(num_workers=2, cpus_per_worker=0.5))
+    assert summary.details["samples embedded now"] == 24
     assert all_files(folder) == here
 
 
@@ -138,6 +139,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(small_corpus: str, tiny_encoder:
     Path(folder, "metadata/.metadata_1.parquet.12345678.partial").write_bytes(b"half")
     summary = run(small_corpus, tiny_encoder)
     assert summary.details["shards embedded now"] == 1
+    assert summary.details["samples embedded now"] == 12
     assert all_files(folder) == whole
     assert run(small_corpus, tiny_encoder).details["shards embedded now"] == 0
 
@@ -163,6 +165,7 @@ def test_an_undecodable_picture_is_counted_and_has_no_row(
     folder = embeddings_url(small_corpus, tiny_encoder)
     first: Part = manifest.parts[0]
     assert (first.num_rows, first.num_undecodable) == (11, 1)
+    assert summary.details["samples embedded now"] == 24
     assert read_array(folder, first, "image").shape == (11, 32)
     assert "000000003" not in read_metadata(folder, first)["image_path"].to_pylist()
 

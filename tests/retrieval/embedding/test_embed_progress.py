@@ -54,6 +54,18 @@ def test_the_bar_follows_the_workers_within_their_shards() -> None:
     assert bar.notes[-1].endswith("bound by encode (encode 100%)")
 
 
+def test_the_bar_waits_for_a_tally_that_began_anew() -> None:
+    bar, told = Recorded(), [Progress(64, {"encode": 0.3}, 1.0)]
+    with followed(bar, lambda: told[-1]):
+        time.sleep(0.6)
+        assert bar.num == 64
+        told.append(Progress(0, {}, 0.0))  # its machine was lost, and it with it
+        time.sleep(0.6)
+        assert bar.num == 64
+        told.append(Progress(70, {"encode": 0.1}, 1.0))
+    assert bar.num == 70
+
+
 def test_a_line_comes_within_two_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     assert LINE_EVERY_S + ASKED_EVERY_S < 2
     with said("embed: finding the encoder's weights"):
