@@ -71,7 +71,7 @@ def pair_table(table: pa.Table, columns: PairColumns) -> pa.Table:
     caption, caption_not_text = _texts(table[columns.caption])
     fault = _faults(url, url_not_text, caption, caption_not_text)
     expected = {name: _texts(table[column])[0] for name, column in columns.expected.items()}
-    additional = {name: table[name] for name in columns.additional}
+    additional = {name: _readable(table[name]) for name in columns.additional}
     return pa.table({"url": url, "caption": caption, "fault": fault, **expected, **additional})
 
 
@@ -134,6 +134,19 @@ def _texts(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
         return texts, pa.repeat(pa.scalar(False), num)
     not_null = column.is_valid()
     return pa.nulls(num, pa.string()), pa.array(not_null.to_pylist(), pa.bool_())
+
+
+def _readable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """With U+FFFD in texts for what is no UTF-8: nothing hangs on these columns."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        texts = column.cast(pa.large_binary()).to_pylist()
+        decoded = [text if text is None else text.decode(errors="replace") for text in texts]
+        return pa.chunked_array([pa.array(decoded, column.type)])
+    return column
 
 
 def _decoded(value: bytes | None) -> object:

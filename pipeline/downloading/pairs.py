@@ -11,6 +11,7 @@ import codecs
 import csv
 import difflib
 import gzip
+import io
 import itertools
 import json
 import shlex
@@ -49,8 +50,9 @@ FORMATS: dict[str, ListFormat] = {
 _FORMATS = frozenset(FORMATS.values())
 _KINDS = "parquet, csv, tsv, json, jsonl or txt"
 ROWS_A_BATCH = 10_000
+BUFFER_BYTES = 1 << 20
 MAX_JSON_BYTES = 1 << 30
-"""Python holds JSON in ten times its bytes and more."""
+"""Unpacked; Python holds JSON in ten times its bytes and more."""
 NUM_NAMED = 20
 """Columns that a message spells out."""
 
@@ -73,7 +75,9 @@ class PairList:
 
     def digest(self) -> str:
         """16 hex digits over the bytes of the files, wherever they are."""
-        return digest_of([storage.sha256(file) for file in self.files])
+        digests = [storage.sha256(file) for file in self.files]
+        is_told_by_name = all(_format_of(file) == self.format for file in self.files)
+        return digest_of(digests if is_told_by_name else [*digests, self.format])
 
 
 def open_pairs(
@@ -141,12 +145,34 @@ def _read(file: str, pairs: PairList) -> Iterator[pa.Table]:
 
 @contextmanager
 def _open(file: str) -> Iterator[BinaryIO]:
-    with storage.open_read(file) as stream:
+    with storage.open_read(file) as stored:
+        stream = cast(BinaryIO, io.BufferedReader(_Source(stored, file), BUFFER_BYTES))
         if file.endswith(".gz"):
             with gzip.open(stream) as unpacked:
                 yield cast(BinaryIO, unpacked)
         else:
             yield stream
+
+
+class _Source(io.RawIOBase):
+    """A stored file; what is wrong with the storage is not held to be wrong with the list."""
+
+    def __init__(self, file: BinaryIO, url: str) -> None:
+        self._file, self._url = file, url
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        data = storage.read_block(self._file, self._url, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _read_parquet(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table]:
@@ -177,6 +203,7 @@ def _read_csv(stream: BinaryIO, file: str, pairs: PairList) -> Iterator[pa.Table
             delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
         ),
         convert_options=pyarrow.csv.ConvertOptions(
+            check_utf8=False,  # it would refuse the file for a field; `pair_table` looks at each
             column_types=dict.fromkeys(text_columns, pa.string()),
             include_columns=pairs.columns.all,
         ),
@@ -208,13 +235,14 @@ def _json_lines(stream: BinaryIO) -> Iterator[object]:
 
 
 def _json_array(stream: BinaryIO, file: str) -> Iterator[object]:
-    if storage.size_bytes(file) > MAX_JSON_BYTES:
+    text = stream.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
         raise InputError(
-            f"list {file}: {storage.size_bytes(file):,} bytes of JSON, which is held in memory; "
-            f"expected at most {MAX_JSON_BYTES:,}; write it as .jsonl or parquet"
+            f"list {file}: more than {MAX_JSON_BYTES:,} bytes of JSON, which is held in memory; "
+            "expected at most so many; write it as .jsonl or parquet"
         )
     try:
-        document = json.load(stream)
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"list {file}: not JSON ({error}); expected an array of objects (one object a line is "
@@ -305,8 +333,8 @@ def _as_input_errors(file: str, tables: Iterator[pa.Table]) -> Iterator[pa.Table
     """What a reader finds wrong with the file is the user's to know, in one line."""
     try:
         yield from tables
-    except (pa.ArrowException, ValueError, EOFError, zlib.error, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, csv.Error, ValueError, EOFError, zlib.error, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         kind = file.removesuffix(".gz").rsplit(".", 1)[-1].lower()
         raise InputError(
             f"list {file}: can't be read as {kind} ({reason}); expected what its name says"

@@ -1,15 +1,18 @@
 import csv
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.exceptions import FSTimeoutError
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from infra.errors import InputError
+from infra.errors import InputError, StorageError
 from pipeline.downloading.pair_rows import (
     CAPTION_NOT_TEXT,
     MALFORMED_ROW,
@@ -18,7 +21,12 @@ from pipeline.downloading.pair_rows import (
     URL_NOT_TEXT,
     PairColumns,
 )
-from pipeline.downloading.pairs import ROWS_A_BATCH, open_pairs
+from pipeline.downloading.pairs import ROWS_A_BATCH, ListFormat, open_pairs
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import Script
+
+    Scripted = Callable[[Script], str]
 
 Row = dict[str, Any]
 ROWS: list[Row] = [
@@ -138,10 +146,17 @@ def test_columns_of_lists_are_kept(tmp_path: Path) -> None:
 def test_json_too_large_for_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.downloading.pairs.MAX_JSON_BYTES", 10)
-    write_json(tmp_path / "list.json", ROWS)
-    with pytest.raises(InputError, match="write it as"):
-        read(tmp_path / "list.json")
+    path = tmp_path / "list.json"
+    write_json(path, ROWS * 100)
+    (tmp_path / "list.json.gz").write_bytes(gzip.compress(path.read_bytes()))
+    packed_size = (tmp_path / "list.json.gz").stat().st_size
+    assert packed_size < 1000 < path.stat().st_size
+    monkeypatch.setattr("pipeline.downloading.pairs.MAX_JSON_BYTES", 1000)
+    for name in ("list.json", "list.json.gz"):
+        with pytest.raises(InputError, match=r"more than 1,000 bytes .* write it as"):
+            read(tmp_path / name)
+    monkeypatch.setattr("pipeline.downloading.pairs.MAX_JSON_BYTES", path.stat().st_size)
+    assert len(read(path)) == 300
 
 
 def test_a_folder_is_read_file_by_file_in_order_of_names(tmp_path: Path) -> None:
@@ -217,6 +232,34 @@ def test_a_caption_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv"])
+def test_a_byte_that_is_not_utf8_costs_a_csv_its_field_alone(tmp_path: Path, name: str) -> None:
+    lines = [
+        b"url,caption,place",
+        b"http://a/1.jpg,caf\xe9,here",
+        b"http://a/2.jpg,a,Orl\xe9ans",
+        b"http://a/\xe9.jpg,b,",
+        "http://a/4.jpg,café,Orléans".encode(),
+    ]
+    text = b"\n".join(lines)
+    (tmp_path / name).write_bytes(text.replace(b",", b"\t") if name == "list.tsv" else text)
+    rows = read(tmp_path / name, ["place"])
+    assert [(row["url"], row["caption"], row["place"], row["fault"]) for row in rows] == [
+        ("http://a/1.jpg", None, "here", CAPTION_NOT_TEXT),
+        ("http://a/2.jpg", "a", "Orl\ufffdans", None),
+        (None, "b", "", URL_NOT_TEXT),
+        ("http://a/4.jpg", "café", "Orléans", None),
+    ]
+
+
+def test_additional_text_that_is_not_utf8_can_be_read(tmp_path: Path) -> None:
+    bad = pa.array([b"caf\xe9", None, b"caf\xc3\xa9"]).view(pa.string())
+    table = pa.table({"url": ["http://a/1.jpg"] * 3, "caption": ["a"] * 3, "place": bad})
+    pq.write_table(table, tmp_path / "list.parquet")
+    rows = read(tmp_path / "list.parquet", ["place"])
+    assert [row["place"] for row in rows] == ["caf\ufffd", None, "café"]
+
+
 def test_csv_rows_with_too_many_fields_are_counted_not_fatal(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("url,caption\nhttp://a/1.jpg,one\nhttp://a/2.jpg,two, and more\nhttp://a/3,x\n")
@@ -236,7 +279,12 @@ def test_the_digest_is_of_the_bytes_not_the_place(tmp_path: Path) -> None:
         write_lines(tmp_path / name, rows)
         return open_pairs(str(tmp_path / name), PairColumns("url", "caption")).digest()
 
+    def digest_as(input_format: ListFormat | None) -> str:
+        place = str(tmp_path / "one.jsonl")
+        return open_pairs(place, PairColumns("url", ""), input_format).digest()
+
     assert digest("one.jsonl", ROWS) == digest("two.jsonl", ROWS)
+    assert digest_as(None) == digest_as("jsonl") != digest_as("txt")
     assert digest("one.jsonl", ROWS) != digest("two.jsonl", ROWS[:2])
 
 
@@ -255,7 +303,8 @@ def test_the_digest_is_of_the_bytes_not_the_place(tmp_path: Path) -> None:
         ("list.parquet", b"url,caption\n", "can't be read as parquet"),
         ("list.csv", b"URL,TEXT\nhttp://a,b\n", "did you mean --url-column URL?"),
         ("list.csv", b"url,captions\nhttp://a,b\n", "it has 'url', 'captions'"),
-        ("list.csv", b"url,caption\nhttp://a,caf\xe9\n", "can't be read as csv"),
+        ("list.csv", b"url,caf\xe9\nhttp://a,b\n", "can't be read as csv"),
+        ("list.csv", b"url,caption" + b"x" * 200_000 + b"\nhttp://a,b\n", "can't be read as csv"),
         ("list.csv.gz", b"url,caption\nhttp://a,b\n", "can't be read as csv"),
     ],
 )
@@ -270,6 +319,33 @@ def test_a_bad_list_is_one_line_that_names_it(
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_hangs_up_is_not_blamed_on_the_list(scripted: "Scripted") -> None:
+    def answer(head: bytes) -> Iterator[bytes]:
+        if b"Range:" not in head:  # asked whether it is there, and how large
+            body = b"" if head.startswith(b"HEAD") else bytes(1000)
+            yield b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nAccept-Ranges: bytes\r\n\r\n" + body
+
+    url = f"{scripted(answer)}/list.parquet"
+    with pytest.raises(StorageError, match="can't be read") as caught:
+        open_pairs(url, PairColumns("url", "caption"))
+    assert url in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_of_a_store_that_have_no_text_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fsspec's FSTimeoutError."""
+
+    class Slow(MemoryFile):  # type: ignore[misc]  # fsspec has no types
+        def read(self, *_: object) -> bytes:
+            raise FSTimeoutError
+
+    with fsspec.open("memory://slow.csv", "wb") as file:
+        file.write(b"url,caption")
+    monkeypatch.setattr(MemoryFileSystem, "_open", lambda *_, **__: Slow())
+    with pytest.raises(StorageError, match="FSTimeoutError"):
+        open_pairs("memory://slow.csv", PairColumns("url", "caption"))
 
 
 def test_a_missing_additional_column_is_named(tmp_path: Path) -> None:
