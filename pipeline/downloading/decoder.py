@@ -3,9 +3,12 @@
     python -m pipeline.downloading.decoder SOCKET PARENT JOB
 
 A parser of hostile bytes may crash, loop or ask for all the memory there is. Here it does so alone:
-this process has a limit of memory, a limit of CPU time for each picture, no files and no network,
-and dies with its parent. Over the socket it says READY, then gets a picture's bytes and answers
-with a `Decoded` and the bytes to keep, again and again.
+this process has a limit of memory and one of CPU time for each picture, can open no file and no
+connection, has none of the credentials in its parent's environment, and dies with its parent. These
+are limits, no sandbox: code that gets to run here is still that user's, may signal and, where the
+kernel lets it, trace the user's other processes; root's may lift the limits. Over the socket it
+says READY, then gets a picture's bytes and answers with a `Decoded` and the bytes to keep, again
+and again.
 """
 
 import ctypes
@@ -18,10 +21,13 @@ import resource
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import cv2
 import exifread
 import msgspec
 import numpy as np
@@ -36,6 +42,15 @@ READY = b"ready"
 TOO_MUCH_MEMORY = "too much memory"
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+_SHUT_OFF = (
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_FSIZE,
+    resource.RLIMIT_NPROC,  # not for root
+    resource.RLIMIT_CORE,
+)
+"""Further files and sockets, bytes in files that are open, threads and processes, core dumps."""
 
 
 class DecodeJob(BaseModel):
@@ -54,6 +69,10 @@ class DecodeJob(BaseModel):
     """Of CPU time, a picture."""
 
 
+_Side = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+_PictureHash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What became of one picture; with `reason` there is nothing to keep."""
@@ -61,12 +80,12 @@ class Decoded:
     sha256: str
     """Of the bytes as fetched."""
     reason: str | None = None
-    width: int | None = None
-    height: int | None = None
-    original_width: int | None = None
-    original_height: int | None = None
+    width: _Side | None = None
+    height: _Side | None = None
+    original_width: _Side | None = None
+    original_height: _Side | None = None
     exif: str | None = None
-    picture_hash: str | None = None
+    picture_hash: _PictureHash | None = None
     hashes: dict[str, str] = field(default_factory=dict)
 
 
@@ -83,8 +102,10 @@ def serve(make: Callable[["DecodeJob"], Decode]) -> None:
     _die_with(int(parent))
     job = DecodeJob.model_validate_json(job_text)
     decode = make(job)
-    _limit_memory(job.max_memory_mb << 20)
     channel = Channel(socket.socket(fileno=int(descriptor)))
+    _load_all(decode)
+    _limit_memory(job.max_memory_mb << 20)
+    _shut_off()
     channel.send(READY)
     while True:
         try:
@@ -107,7 +128,8 @@ def pack_answer(decoded: Decoded, kept: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def unpack_answer(message: bytes) -> tuple[Decoded, bytes]:
-    """JSON, not pickle: whoever takes over a decoder gets no further."""
+    """JSON, not pickle: whoever takes over a decoder gets no further. Raises DecodeError for what
+    is no answer."""
     end = 4 + int.from_bytes(message[:4])
     return _DECODED.decode(message[4:end]), message[end:]
 
@@ -168,13 +190,26 @@ def _die_with(parent: int) -> None:
         sys.exit()
 
 
+def _load_all(decode: Decode) -> None:
+    """What libraries load with their first picture; from now on there are no files."""
+    decode(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    # To tell of a warning Python would read the line that gave it.
+    warnings.simplefilter("ignore")
+
+
+def _shut_off() -> None:
+    for limit in _SHUT_OFF:
+        resource.setrlimit(limit, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
 def _limit_memory(num_bytes: int) -> None:
     """So much beyond what the libraries take; elsewhere than on Linux no system holds to it."""
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * os.sysconf("SC_PAGE_SIZE") + num_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _limit_seconds(seconds: int) -> None:

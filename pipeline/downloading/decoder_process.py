@@ -4,6 +4,7 @@ Reads and writes no files.
 """
 
 import os
+import re
 import select
 import signal
 import socket
@@ -23,8 +24,13 @@ TOO_SLOW = "too slow to decode"
 NUM_KILLS = 10
 """Decoders that may be killed from outside (spot loss, the kernel short of memory) at a picture."""
 START_TIMEOUT_S = 120.0
+MESSAGE_TIMEOUT_S = 60
+"""A message that has begun is only to be copied."""
 SEND_BUFFER_BYTES = 256 << 10
 """Towards a decoder; systems' own range from 8 to 208 KiB."""
+
+_HANDED_ON = re.compile("PATH|LANG|TZ|TMPDIR|(LC_|LD_|PYTHON|OPENCV_|OMP_).*")
+"""Names of the variables that a decoder is given: none of the many that hold credentials."""
 
 _ENVIRONMENT = {
     # A decoder decodes one picture at a time; threads that idle would still take address space.
@@ -91,8 +97,9 @@ class Decoder:
         return status
 
     def send(self, data: bytes) -> None:
-        """One picture; `receive` when there is something to read. A dead one says so there."""
-        with suppress(ConnectionError):
+        """One picture; `receive` when there is something to read. A dead one says so there, and
+        one that does not read has nothing to say."""
+        with suppress(ConnectionError, BlockingIOError):
             self._channel.send(data)
 
     def receive(self) -> DecodedPicture:
@@ -100,6 +107,16 @@ class Decoder:
             return DecodedPicture(*unpack_answer(self._channel.receive()))
         except (EOFError, ConnectionError):
             raise LostError(_reason_of_end(self.stop())) from None
+        except TimeoutError:
+            raise self._given_up(TOO_SLOW) from None
+        except ValueError:  # of msgspec, too
+            raise self._given_up(DECODER_CRASHED) from None
+
+    def _given_up(self, reason: str) -> LostError:
+        """It lives, and is not to be listened to."""
+        self._process.kill()
+        self.stop()
+        return LostError(reason)
 
     def _is_readable(self, timeout_s: float) -> bool:
         poller = select.poll()
@@ -116,9 +133,9 @@ class Decoder:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(_import_path())},
+                env=_environment(),
             )
-        self._channel = Channel(ours)
+        self._channel = Channel(ours, self._job.max_memory_mb << 20, MESSAGE_TIMEOUT_S)
 
 
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
@@ -128,6 +145,11 @@ def _reason_of_end(status: int) -> str | None:
     if status in _FROM_OUTSIDE:
         return None
     return TOO_SLOW if status == -signal.SIGXCPU else DECODER_CRASHED
+
+
+def _environment() -> dict[str, str]:
+    own = {name: text for name, text in os.environ.items() if _HANDED_ON.fullmatch(name)}
+    return own | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(_import_path())}
 
 
 def _import_path() -> list[str]:

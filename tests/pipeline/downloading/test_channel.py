@@ -41,7 +41,22 @@ def test_an_end_that_is_gone_or_lies_about_its_length_ends_the_talk(
     channel.close()
     near, far = socket.socketpair()
     far.sendall((MAX_MESSAGE_BYTES + 1).to_bytes(4))
-    with pytest.raises(EOFError):
+    with pytest.raises(ValueError, match="a message of"):
         Channel(near).receive()
+    near.close()
+    far.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0", bytes([0, 0, 0, 9]), bytes([0, 0, 0, 9]) + b"cut"])
+def test_a_message_that_does_not_come_is_waited_for_no_longer_than_said(
+    ends: tuple[socket.socket, socket.socket], sent: bytes
+) -> None:
+    near, far = ends
+    channel = Channel(near, timeout_s=1)
+    far.sendall(sent)
+    with pytest.raises(TimeoutError):
+        channel.receive()
+    with pytest.raises(BlockingIOError):
+        channel.send(bytes(64 << 20))
     near.close()
     far.close()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.downloading.decoder import Decoded, DecodeJob
+from benchmarks.malformed_pictures import malformed_pictures, whole_pictures
+from pipeline.downloading.decoder import Decoded, DecodeJob, PictureDecoder
 from pipeline.downloading.decoding import Decoders
 from pipeline.fetching.fetch_settings import Failure, Fetched
 from pipeline.pixels.resizer import PixelSettings
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 JOB = DecodeJob(pixels=PixelSettings(image_size=16), max_memory_mb=256, max_seconds=1)
 
 HOSTILE = '''
-import os, signal, time
-from pipeline.downloading.decoder import PictureDecoder, serve
+import os, signal, sys, time
+from pipeline.downloading.decoder import Decoded, PictureDecoder, serve
+
+channel = int(sys.argv[1])
 
 class Hostile(PictureDecoder):
     """Does to itself what its input says."""
@@ -49,6 +52,17 @@ class Hostile(PictureDecoder):
                 time.sleep(1000)
             case b"memory":
                 bytearray(1 << 30)
+            case b"stall":
+                os.write(channel, bytes([0, 0, 1, 0]) + b"and no more")
+                time.sleep(1000)
+            case b"endless":
+                os.write(channel, bytes([255] * 4))
+                time.sleep(1000)
+            case b"babble":
+                os.write(channel, bytes([0, 0, 0, 12, 0, 0, 0, 8]) + b"no JSON.")
+                time.sleep(1000)
+            case b"hash":
+                return Decoded("0" * 64, picture_hash="no hash"), b""
         return super().__call__(data)
 
 serve(Hostile)
@@ -97,6 +111,106 @@ def test_a_picture_that_brings_a_decoder_down_costs_itself_alone(hostile: Decode
     found = reasons(hostile, *batch)
     assert found[1::2] == list(hostilities.values())
     assert found[::2] == [None] * len(hostilities)
+
+
+def test_a_decoder_that_was_taken_over_costs_its_picture_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.downloading.decoder_process.MESSAGE_TIMEOUT_S", 1)
+    program = tmp_path / "hostile.py"
+    program.write_text(HOSTILE)
+    decoders = Decoders(JOB, 1, 1 << 20, (sys.executable, str(program)))
+    hostilities = {
+        b"stall": "too slow to decode",
+        b"endless": "decoder crashed",
+        b"babble": "decoder crashed",
+        b"hash": "decoder crashed",
+    }
+    batch = [data for place, bad in enumerate(hostilities) for data in (jpeg(place), bad)]
+    found = reasons(decoders, *batch)
+    decoders.close()
+    assert found[1::2] == list(hostilities.values())
+    assert found[::2] == [None] * len(hostilities)
+
+
+NOSY = """
+import json, os, socket, sys
+from pathlib import Path
+from pipeline.downloading.decoder import Decoded, PictureDecoder, serve
+
+if os.getuid() == 0:
+    os.setuid(65534)  # of root's processes none is too many
+
+TRIES = {
+    "file": lambda: open("/etc/passwd").close(),
+    "folder": lambda: os.listdir("/"),
+    "environment of the parent": lambda: open(f"/proc/{os.getppid()}/environ").close(),
+    "socket": lambda: socket.socket().close(),
+    "copy of a file": lambda: os.close(os.dup(0)),
+    "writing": lambda: os.write(2, b"to a file"),
+    "process": lambda: os.fork() or os._exit(0),
+    "secret": lambda: os.environ["AWS_SECRET_ACCESS_KEY"],
+}
+
+class Nosy(PictureDecoder):
+    def __call__(self, data):
+        done = []
+        for name, attempt in TRIES.items() if data == b"look" else ():
+            try:
+                attempt()
+                done.append(name)
+            except (OSError, KeyError):
+                pass
+        return Decoded("0" * 64, reason=json.dumps(done)), b""
+
+serve(Nosy)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' limits differ")
+def test_a_decoder_has_no_files_no_network_and_no_secrets(tmp_path: Path) -> None:
+    program, log = tmp_path / "nosy.py", tmp_path / "log"
+    program.write_text(NOSY)
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        "import sys\n"
+        "from pipeline.downloading.decoder import DecodeJob\n"
+        "from pipeline.downloading.decoding import Decoders\n"
+        "from pipeline.fetching.fetch_settings import Fetched\n"
+        "from pipeline.pixels.resizer import PixelSettings\n"
+        f"program = (sys.executable, {str(program)!r})\n"
+        "decoders = Decoders(DecodeJob(pixels=PixelSettings()), 1, 1 << 20, program)\n"
+        "((_, picture),) = decoders.decode_all(iter([(0, Fetched(b'look'))]))\n"
+        "print(picture.facts.reason)\n"
+        "decoders.close()\n"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "AWS_SECRET_ACCESS_KEY": "secret"}
+    with log.open("wb") as stderr:
+        answer = subprocess.run(
+            [sys.executable, str(parent)],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            check=True,
+            timeout=300,
+        )
+    assert answer.stdout.strip() == b"[]"
+    assert log.read_bytes() == b""
+
+
+def test_without_files_every_format_is_decoded_as_with_them() -> None:
+    pixels = PixelSettings(image_size=16, max_image_area=1 << 20)
+    job = DecodeJob(pixels=pixels, hash_names=("md5", "sha512"), picture_hash=True)
+    batch = [data for _, data in whole_pictures()]
+    batch += [picture.data for picture in malformed_pictures(200, seed=2)]
+    here = PictureDecoder(job)
+    decoders = Decoders(job, 1, 1 << 24)
+    found = dict(decoders.decode_all(fetched(*batch)))
+    decoders.close()
+    for place, data in enumerate(batch):
+        picture = found[place]
+        assert not isinstance(picture, Failure)
+        assert (picture.facts, picture.data) == here(data), place
 
 
 def test_failures_are_handed_through_and_nothing_is_lost(decoders: Decoders) -> None:
