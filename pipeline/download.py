@@ -45,6 +45,7 @@ from pipeline.downloading.pairs import ListFormat, PairList, open_pairs
 from pipeline.downloading.worklist import Plan, PlanKind, ShardRecord, kept_uids
 from pipeline.fetching.fetch_settings import FetchSettings
 from pipeline.pixels.pixel_settings import PixelSettings
+from pipeline.takedown.blocklist_names import BlocklistName, blocklist_digest
 
 MANY = Parameter(consume_multiple=True)
 """On the command line: --blocklist hashes.txt my_module:MyList."""
@@ -80,7 +81,7 @@ class Config(PixelSettings, FetchSettings, DecodingSettings, StageConfig):
     """The list's column of hashes and their kind: bytes with another hash go to ROOT/quarantine."""
     verify_picture_hash: str | None = None
     """The list's column of PDQ hashes: tells how far a picture in quarantine is from its own."""
-    blocklist: Annotated[tuple[str, ...], MANY] = ()
+    blocklist: Annotated[tuple[BlocklistName, ...], MANY] = ()
     """Lists of hashes that no picture may have: files of them, or module:Class of your own."""
     min_success_rate: Annotated[float, EXECUTION_ONLY, Field(ge=0, le=1)] = 0.05
     """Stop where, after 1000 rows of a worker, a smaller share has given pictures, and at the start
@@ -105,6 +106,10 @@ class Config(PixelSettings, FetchSettings, DecodingSettings, StageConfig):
         if reserved:
             raise ValueError(f"{', '.join(reserved)}: the corpus has columns of that name already")
         return names
+
+    def identity(self) -> dict[str, Any]:
+        """With what blocklists hold, not where they are."""
+        return super().identity() | {"blocklist": [blocklist_digest(one) for one in self.blocklist]}
 
     @property
     def overwrites(self) -> bool:
@@ -224,7 +229,9 @@ def _refetch(config: Config, pairs: PairList, held: Manifest, input_digest: str)
     slices = worklist.slices(root, plan)
     items = [Refetch(shard, part, held.digest) for shard, part in zip(shards, slices, strict=True)]
     before = _counts([worklist.recount(root, shard) for shard in shards])
-    records |= run_workers(config, partial(make_refetcher, config, plan), items, records)
+    reachable = next((shard for shard in held.shards if shard.num_samples), held.shards[0])
+    make = partial(make_refetcher, config, plan, reachable)
+    records |= run_workers(config, make, items, records)
     made = [records[item.name] for item in items]
     found = [record.shard for record in made]
     if found == shards:
@@ -319,7 +326,8 @@ def _check_any_success(config: Config, plan: Plan, counts: Mapping[str, int]) ->
         # Nothing of this is worth keeping: the same command starts anew.
         storage.remove(worklist.folder_url(config.root))
         if not plan.is_staged:
-            storage.remove(storage.join(config.root, "shards"))
+            for file in list_shard_files(config.root):
+                storage.remove(storage.join(config.root, "shards", file))
             storage.remove(storage.join(config.root, "quarantine"))
         raise ShortfallError(
             f"list {config.url_list}: none of its {plan.num_rows} rows gave a picture: "
@@ -340,6 +348,12 @@ def _check_success_rate(config: Config, manifest: Manifest) -> None:
 
 
 def _advice(reasons: Mapping[str, int]) -> str:
+    if reasons.get("refused scheme"):
+        return (
+            "only http and https are fetched; for pictures on a disk serve their folder with "
+            "`python -m http.server`, list them by its addresses and name its host with "
+            "--allow-hosts"
+        )
     if reasons.get("refused address"):
         return "name the hosts that may be at private addresses with --allow-hosts"
     return "see that the network is there and that the columns hold what their names say"

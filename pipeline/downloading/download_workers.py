@@ -12,7 +12,7 @@ from infra.cluster import Outcome, map_on_workers
 from infra.config import Settings
 from infra.errors import ShortfallError
 from infra.watching.events import tell
-from pipeline.corpus import SUCCESS
+from pipeline.corpus import SUCCESS, Shard
 from pipeline.downloading import worklist
 from pipeline.downloading.worklist import Plan, ShardRecord, Slice
 from pipeline.fetching.fetch_settings import FetchSettings
@@ -85,10 +85,11 @@ def make_downloader(config: "Config", plan: Plan) -> "ShardDownloader":
     return ShardDownloader(_job(config, plan))
 
 
-def make_refetcher(config: "Config", plan: Plan) -> "ShardRefetcher":
+def make_refetcher(config: "Config", plan: Plan, reachable: Shard) -> "ShardRefetcher":
+    """`reachable`: a shard of the corpus that has pictures."""
     from pipeline.downloading.refetch import ShardRefetcher
 
-    return ShardRefetcher(_job(config, plan))
+    return ShardRefetcher(_job(config, plan), reachable)
 
 
 def _job(config: "Config", plan: Plan) -> "Job":
@@ -114,6 +115,7 @@ def _job(config: "Config", plan: Plan) -> "Job":
         compute_hash=config.compute_hash,
         verify_hash=verify_hash,
         blocklists=config.blocklist,
+        has_preflight=config.min_success_rate > 0,
         # What is fetched again has all failed before.
         min_success_rate=0.0 if plan.kind == "retry" else config.min_success_rate,
         fetch=_part_of(config, FetchSettings),

@@ -68,9 +68,20 @@ class Job:
     """Which hash the list's `expected_hash` is."""
     blocklists: tuple[str, ...]
     """By reference: files of hashes, or module:Class."""
+    has_preflight: bool
+    """Whether to ask first if there is a network at all."""
     min_success_rate: float
     fetch: FetchSettings
     decode: DecodeJob
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row to fetch."""
+
+    place: int
+    uid: str
+    url: str
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ class ShardDownloader:
         self._is_network_there = False
         self._fetcher = Fetcher(job.fetch, num_connections=job.thread_count)
         self._blocklists = [load_blocklist(reference) for reference in job.blocklists]
-        self._decoders = Decoders(job.decode, job.num_decoders, job.max_waiting_bytes)
+        self._decoders = _decoders(job)
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +129,7 @@ class ShardDownloader:
         table = read_slice(job.root, part)
         with Spool.opened() as spool:
             try:
-                outcomes = self._outcomes(table, set(part.duplicates), spool)
+                outcomes = self._outcomes(table, set(part.duplicates.tolist()), spool)
             except StopError as error:
                 return error.stopped
             keys = [
@@ -141,12 +152,19 @@ class ShardDownloader:
         return record
 
     def fetch(
-        self, urls: Sequence[tuple[int, str]], expected: Mapping[int, str], spool: Spool
+        self, rows: Sequence[Wanted], expected: Mapping[int, str], spool: Spool
     ) -> dict[int, RowOutcome]:
-        """What becomes of the rows, their pictures appended to the spool; raises StopError."""
-        self._check_network(url for _, url in urls)
+        """What becomes of the rows, their pictures appended to the spool; raises StopError.
+
+        What was taken down is not asked for.
+        """
         tombstones = read_tombstones(self._job.root)
-        outcomes = {}
+        reasons = {row.place: tombstones.reason(uid=row.uid, url=row.url) for row in rows}
+        outcomes = {place: failed(reason) for place, reason in reasons.items() if reason}
+        if tombstones.has_pictures and not self._job.decode.picture_hash:
+            self._begin_to_hash()
+        urls = [(row.place, row.url) for row in rows if row.place not in outcomes]
+        self.check_network(url for _, url in urls)
         with (
             closing(self._fetcher.fetch_beside(urls, self._decoders.fileno())) as answers,
             closing(self._decoders.decode_all(answers)) as decoded,
@@ -162,16 +180,17 @@ class ShardDownloader:
         return outcomes
 
     def _outcomes(self, table: pa.Table, duplicates: set[int], spool: Spool) -> list[RowOutcome]:
-        tombstones = read_tombstones(self._job.root)
         uids, urls = table["uid"].to_pylist(), table["url"].to_pylist()
         reasons = [
-            fault
-            or (DUPLICATE if place in duplicates else None)
-            or tombstones.reason(uid=uids[place], url=urls[place])
+            fault or (DUPLICATE if place in duplicates else None)
             for place, fault in enumerate(table["fault"].to_pylist())
         ]
         outcomes = {place: failed(reason) for place, reason in enumerate(reasons) if reason}
-        wanted = [(place, urls[place]) for place, reason in enumerate(reasons) if not reason]
+        wanted = [
+            Wanted(place, uids[place], urls[place])
+            for place, reason in enumerate(reasons)
+            if not reason
+        ]
         outcomes |= self.fetch(wanted, expected_hashes(table), spool)
         return [outcomes[place] for place in range(table.num_rows)]
 
@@ -195,7 +214,7 @@ class ShardDownloader:
             return failed(ON_A_BLOCKLIST, sha256=facts.sha256)
         outcome = self._keep(picture, spool)
         if expected is not None and self._job.verify_hash is not None:
-            found = facts.hashes[self._job.verify_hash]
+            found = facts.hashes.get(self._job.verify_hash)
             if found != expected.strip().lower():
                 return replace(failed(HASH_MISMATCH, sha256=facts.sha256), quarantined=outcome)
         return outcome
@@ -217,13 +236,21 @@ class ShardDownloader:
             spooled=spool.append(picture.data),
         )
 
-    def _check_network(self, urls: Iterable[str]) -> None:
-        if not self._is_network_there and self._job.min_success_rate > 0:
+    def check_network(self, urls: Iterable[str]) -> None:
+        """Once a worker, for as long as nobody was there; raises StopError."""
+        if not self._is_network_there and self._job.has_preflight:
             try:
                 preflight(urls, self._job.fetch)
             except ShortfallError as error:
                 raise StopError(Stopped({}, str(error))) from error
             self._is_network_there = True
+
+    def _begin_to_hash(self) -> None:
+        """After a takedown by likeness that came while the download ran."""
+        decode = self._job.decode.model_copy(update={"picture_hash": True})
+        self._job = replace(self._job, decode=decode)
+        self._decoders.close()
+        self._decoders = _decoders(self._job)
 
     def _count(self, outcome: RowOutcome) -> None:
         self._reasons[outcome.reason] += 1
@@ -232,8 +259,12 @@ class ShardDownloader:
             raise StopError(Stopped(dict(self._reasons)))
 
 
+def _decoders(job: Job) -> Decoders:
+    return Decoders(job.decode, job.num_decoders, job.max_waiting_bytes)
+
+
 def _prefer_throughput() -> int | None:
-    """For this thread and what it starts; returns the policy that it had, None beside Linux.
+    """For this thread and what it starts; returns the policy that it had, None where it stays.
 
     Fetching and decoding don't interrupt each other for a single picture any more: some 8%
     more pictures where all cores are busy.
@@ -241,7 +272,10 @@ def _prefer_throughput() -> int | None:
     if sys.platform != "linux":
         return None
     policy = os.sched_getscheduler(0)
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except PermissionError:  # a sandbox's word
+        return None
     return policy
 
 

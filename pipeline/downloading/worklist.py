@@ -15,10 +15,11 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,8 +43,14 @@ from pipeline.databases import told_by_number
 from pipeline.downloading.pairs import PairList
 from pipeline.sample import sample_uid
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 DEDUP_MEMORY = "1GB"
 DUPLICATE = "duplicate"
+NUM_READ_AT_ONCE = 32
+"""Small files of a store, each of which takes the time of an answer."""
 
 _RECORD_FILE = re.compile(r"\d+\.json")
 
@@ -56,7 +63,7 @@ class Slice:
 
     index: int
     num_rows: int
-    duplicates: tuple[int, ...]
+    duplicates: "NDArray[np.int32]" = field(repr=False, compare=False)
     """Places in the slice of the rows that the list had before."""
     num_digits: int
     """Of the shard's name."""
@@ -147,7 +154,7 @@ def slices(root: str, plan: Plan) -> list[Slice]:
     for start in range(0, plan.num_rows, plan.rows_a_slice):
         stop = min(start + plan.rows_a_slice, plan.num_rows)
         first, last = duplicates.searchsorted([start, stop])
-        inside = tuple((duplicates[first:last] - start).tolist())
+        inside = (duplicates[first:last] - start).astype("int32")
         index = plan.first_shard + start // plan.rows_a_slice
         cut.append(Slice(index, stop - start, inside, plan.num_digits))
     return cut
@@ -173,25 +180,29 @@ def read_records(root: str, plan: Plan, unchanged: Sequence[Shard] = ()) -> dict
 
     `unchanged`: shards of the corpus that is there, whose files are not the plan's.
     """
-    records = [
-        read_record(folder_url(root, "done", name), ShardRecord)
-        for name in storage.list_names(folder_url(root, "done"))
-        if _RECORD_FILE.fullmatch(name)
-    ]
-    made = [record.shard for record in records if record.shard not in unchanged]
-    kept = [*whole_shards(shards_root(root, plan), made), *unchanged]
-    return {record.shard.name: record for record in records if record.shard in kept}
+    names = storage.list_names(folder_url(root, "done"))
+    urls = [folder_url(root, "done", name) for name in names if _RECORD_FILE.fullmatch(name)]
+    with ThreadPoolExecutor(NUM_READ_AT_ONCE) as pool:
+        records = {
+            record.shard.name: record
+            for record in pool.map(lambda url: read_record(url, ShardRecord), urls)
+        }
+    there = {shard.name: shard for shard in unchanged}
+    is_unchanged = {name: there.get(name) == record.shard for name, record in records.items()}
+    made = [record.shard for name, record in records.items() if not is_unchanged[name]]
+    whole = {shard.name for shard in whole_shards(shards_root(root, plan), made)}
+    return {n: record for n, record in records.items() if is_unchanged[n] or n in whole}
 
 
 def whole_shards(root: str, shards: Sequence[Shard]) -> list[Shard]:
     """Those whose files are all there, the tar of the right size."""
     there = set(list_shard_files(root))
-    return [
-        shard
-        for shard in shards
-        if there >= set(shard_files(shard.name))
-        and storage.size_bytes(shard_url(root, shard.name)) == shard.num_bytes
-    ]
+    complete = [shard for shard in shards if there.issuperset(shard_files(shard.name))]
+    with ThreadPoolExecutor(NUM_READ_AT_ONCE) as pool:
+        sizes = pool.map(lambda shard: storage.size_bytes(shard_url(root, shard.name)), complete)
+        return [
+            shard for shard, size in zip(complete, sizes, strict=True) if size == shard.num_bytes
+        ]
 
 
 def recount(root: str, shard: Shard) -> ShardRecord:

@@ -16,6 +16,7 @@ from infra.config import Place, Settings
 from infra.errors import ConfigError, InputError
 from pipeline.picture_hash import PictureHash, dihedral_hashes
 from pipeline.signals.hashes import decode_pixels
+from pipeline.takedown.blocklist_names import BlocklistName
 from pipeline.takedown.receipts import Asked
 from pipeline.takedown.tombstones import NEAR, Kind, domain_digest, url_digest
 
@@ -52,7 +53,7 @@ class Request(Settings):
     """A file of names of pictures."""
     max_distance: int = Field(default=NEAR, ge=0, le=63)
     """Bits of 256 in which the perceptual hash of what looks like --near may differ."""
-    blocklist: Annotated[tuple[str, ...], MANY] = ()
+    blocklist: Annotated[tuple[BlocklistName, ...], MANY] = ()
     """Lists of hashes: files, or classes as module:Class."""
     note: str = ""
     """Kept in the receipt, such as a ticket's number; no place for personal data."""

@@ -18,6 +18,7 @@ from typing import Protocol, cast
 from infra import storage
 from infra.errors import ConfigError, InputError
 from pipeline.picture_hash import from_hex
+from pipeline.takedown.blocklist_names import names_class
 from pipeline.takedown.near_hashes import NearHashes
 from pipeline.takedown.tombstones import NEAR
 
@@ -56,9 +57,9 @@ class HashFile:
 
 def load_blocklist(reference: str) -> Blocklist:
     """Raises ConfigError for what is no class, InputError for what is no file of hashes."""
-    module_name, _, class_name = reference.partition(":")
-    if not class_name.isidentifier():
+    if not names_class(reference):
         return HashFile(reference)
+    module_name, _, class_name = reference.partition(":")
     try:
         make = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:

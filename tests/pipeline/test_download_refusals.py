@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from infra.errors import InputError, ShortfallError
+from infra.errors import ConflictError, InputError, ShortfallError
 from infra.summary import Summary
 from pipeline.corpus import iter_samples, read_manifest
 from pipeline.download import Config, run
+from pipeline.downloading import worklist
+from pipeline.downloading.download_workers import make_downloader
 from pipeline.picture_hash import picture_hash
 from pipeline.sample import sample_uid
 from pipeline.takedown.tombstones import Tombstone, add_tombstones, url_digest
-from tests.pipeline.downloads import HERE, contents, pictures, read_webdataset
+from tests.pipeline.downloads import HERE, begin, config, contents, pictures, read_webdataset
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Site
@@ -48,6 +50,46 @@ def test_pictures_on_a_blocklist_are_refused_by_any_of_their_hashes(
     assert run(settings).counts == {"on a blocklist": 3, "success": 2}
     (shard,) = read_manifest(settings.root).shards
     assert [sample.caption for sample in iter_samples(settings.root, shard)] == urls[3:]
+
+
+def test_a_blocklist_is_known_by_what_it_holds(
+    site: "Site", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hashes.txt").write_text("0" * 32)
+    (tmp_path / "moved.txt").write_text("0" * 32)
+    monkeypatch.chdir(tmp_path)
+    settings = config(tmp_path, pictures(site, 2), "corpus", blocklist=["hashes.txt"])
+    assert settings.blocklist == (str(tmp_path / "hashes.txt"),)
+    run(settings)
+    run(settings.model_copy(update={"blocklist": (str(tmp_path / "moved.txt"),)}))
+    (tmp_path / "hashes.txt").write_text("1" * 32)
+    with pytest.raises(ConflictError, match=r"another configuration \(blocklist"):
+        run(settings)
+    of_ones_own = Config(url_list="a", root="b", blocklist=("my_module:MyList",))
+    assert of_ones_own.blocklist == ("my_module:MyList",)
+    assert of_ones_own.identity()["blocklist"] == ["my_module:MyList"]
+
+
+def test_a_takedown_by_likeness_counts_from_the_next_shard_on(site: "Site", tmp_path: Path) -> None:
+    settings = config(tmp_path, pictures(site, 8), "corpus", resize_mode="no")
+    begin(settings)
+    plan = worklist.read_plan(settings.root)
+    assert plan is not None
+    first, second = worklist.slices(settings.root, plan)
+    alike = picture_hash(np.asarray(Image.open(io.BytesIO(site.jpeg(5))).convert("RGB"))).hex
+    with make_downloader(settings, plan) as downloader:
+        assert isinstance(downloader(first), worklist.ShardRecord)
+        add_tombstones(settings.root, [Tombstone("picture", alike, 31, "", "")])
+        record = downloader(second)
+    assert isinstance(record, worklist.ShardRecord)
+    assert record.counts == {"success": 3, "taken down": 1}
+
+
+def test_pictures_on_a_disk_are_refused_with_a_way_to_have_them(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"")
+    with pytest.raises(ShortfallError, match=r"python -m http\.server") as caught:
+        run(config(tmp_path, [(f"file://{tmp_path}/1.jpg", "")], "corpus"))
+    assert "\n" not in str(caught.value)
 
 
 def test_bytes_with_another_hash_go_to_quarantine_with_their_distance(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra import storage
+from infra.errors import ShortfallError
 from infra.summary import Summary
 from pipeline import verify
 from pipeline.corpus import read_manifest
@@ -32,6 +33,15 @@ def test_files_of_others_alone_are_no_corpus(
     leave_strays(tmp_path / "corpus")
     assert download(pictures(site, 4)).num_out == 4
     assert strays_of(tmp_path / "corpus") == {*STRAYS}
+
+
+def test_a_list_without_a_picture_takes_none_of_them_along(
+    site: "Site", download: Callable[..., Summary], tmp_path: Path
+) -> None:
+    leave_strays(tmp_path / "corpus")
+    with pytest.raises(ShortfallError, match="none of its 4 rows"):
+        download([(f"{site.url}/none-{i}.jpg", "") for i in range(4)])
+    assert {path.name for path in (tmp_path / "corpus/shards").iterdir()} == {*STRAYS}
 
 
 def test_a_corpus_that_is_replaced_takes_none_of_them_along(

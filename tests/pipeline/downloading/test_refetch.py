@@ -5,16 +5,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
 import pytest
 
 from infra import storage
 from infra.cluster import Workers
-from infra.errors import ConflictError
-from pipeline.corpus import iter_samples, read_manifest, read_rows
+from infra.errors import ConflictError, ShortfallError
+from pipeline.corpus import (
+    Manifest,
+    iter_samples,
+    read_manifest,
+    read_rows,
+    shard_url,
+    write_manifest,
+)
 from pipeline.download import Config, run
 from pipeline.downloading import worklist
 from pipeline.score import Config as ScoreConfig
 from pipeline.score import run as score
+from pipeline.takedown.tombstones import (
+    Kind,
+    Tombstone,
+    add_tombstones,
+    domain_digest,
+    url_digest,
+)
 from tests.pipeline import downloads
 
 if TYPE_CHECKING:
@@ -99,6 +114,51 @@ def test_where_nothing_fares_better_nothing_is_written(site: "Site", troubled: C
     assert read_manifest(troubled.root) == manifest
 
 
+def test_another_reason_to_fail_is_not_worth_a_shard(site: "Site", troubled: Config) -> None:
+    before, manifest = shard_bytes(Path(troubled.root)), read_manifest(troubled.root)
+    site.hits["/busy"] = -100
+    site.busy_status = 503
+    assert run(again(troubled)).counts == manifest.counts
+    assert shard_bytes(Path(troubled.root)) == before
+    assert read_manifest(troubled.root) == manifest
+
+
+@pytest.mark.parametrize("kind", ["url", "uid", "domain"])
+def test_what_was_taken_down_in_the_meantime_is_not_asked_for(
+    site: "Site", troubled: Config, kind: Kind
+) -> None:
+    """As beside a takedown that was killed after its tombstones."""
+    shard = read_manifest(troubled.root).shards[1]
+    row = read_rows(troubled.root, shard).to_pylist()[1]
+    values = {
+        "url": url_digest(row["url"]),
+        "uid": row["uid"],
+        "domain": domain_digest("127.0.0.1"),
+    }
+    stone = Tombstone(kind, values[kind], None, "2026-01-01T00:00:00Z", "receipt")
+    add_tombstones(troubled.root, [stone])
+    site.hits.clear()
+    site.hits["/busy"] = 10
+    num_others = 0 if kind == "domain" else 1
+    summary = run(again(troubled))
+    assert summary.counts["taken down"] == 2 - num_others
+    assert site.hits["/busy"] == 10 + num_others
+    (shard,) = [one for one in read_manifest(troubled.root).shards if one.name == shard.name]
+    assert shard.num_samples == 1 + num_others
+    assert read_rows(troubled.root, shard).to_pylist()[1]["url"] is None
+
+
+def test_a_retry_without_a_network_says_so(troubled: Config) -> None:
+    lead_nowhere(troubled.root)
+    before, manifest = shard_bytes(Path(troubled.root)), read_manifest(troubled.root)
+    with pytest.raises(ShortfallError, match=r"DNS fails: asked for its only host") as caught:
+        run(again(troubled))
+    assert "\n" not in str(caught.value)
+    assert shard_bytes(Path(troubled.root)) == before
+    unasked = again(troubled).model_copy(update={"min_success_rate": 0.0})
+    assert run(unasked).counts == manifest.counts
+
+
 def test_rows_of_hosts_that_are_still_gone_stop_no_retry(site: "Site", tmp_path: Path) -> None:
     settings = config(tmp_path, [site.picture(0), "http://host.invalid/1.jpg"])
     assert run(settings).counts == {"success": 1, "dns": 1}
@@ -137,6 +197,18 @@ def test_scores_of_the_corpus_as_it_was_are_refused_in_one_line(
         score(score_config)
     assert "\n" not in str(caught.value)
     score(score_config.model_copy(update={"overwrite": True}))
+
+
+def lead_nowhere(root: str) -> None:
+    """The corpus of a site whose name resolves no more."""
+    shards = []
+    for shard in read_manifest(root).shards:
+        url, rows = shard_url(root, shard.name, ".parquet"), read_rows(root, shard)
+        urls = pc.replace_substring(rows["url"], "127.0.0.1", "nowhere.invalid")
+        place = rows.column_names.index("url")
+        storage.publish_table(url, rows.set_column(place, "url", urls))
+        shards.append(shard.model_copy(update={"rows_sha256": storage.sha256(url)}))
+    write_manifest(root, Manifest(**dict(read_manifest(root)) | {"shards": shards}))
 
 
 def storage_copy(source: Path, target: Path) -> None:
