@@ -60,9 +60,8 @@ def config_of(argv: Sequence[str]) -> Config:
         if options.pop(name, None)
     ]
     _check(options)
-    settings = _settings(options)
     try:
-        config = Config(**settings)
+        config = Config(**_settings(options))
     except ValidationError as error:
         raise ConfigError(_line(error, options)) from None
     notes.append(f"shards go to {config.root}/shards")
@@ -124,7 +123,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _line(error: ValidationError, options: Mapping[str, Any]) -> str:
     first = error.errors()[0]
-    back = {field: name for name, field in RENAMED.items()}
+    back = {field: name for name, field in (RENAMED | OF_WORKERS).items()}
     names = [back.get(str(part), str(part)) for part in first["loc"]]
     value = f" {options[names[0]]!r}" if names and names[0] in options else ""
     return f"--{'.'.join(names)}{value}: {first['msg'].removeprefix('Value error, ')}"

@@ -133,6 +133,8 @@ def test_every_option_of_img2dataset_is_known() -> None:
         ("--output_format webdataset --image_sise 3", "did you mean --image_size"),
         ("--output_format webdataset --resize_mode round", "--resize_mode 'round': "),
         ("--output_format webdataset --incremental_mode sometimes", "--incremental_mode"),
+        ("--output_format webdataset --processes_count 0", "--processes_count 0: "),
+        ("--output_format webdataset --max_shard_retry -1", "--max_shard_retry -1: "),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_in_one_line(options: str, message: str) -> None:
