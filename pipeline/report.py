@@ -29,7 +29,7 @@ from infra.errors import DamagedError, InputError
 from infra.progress import track
 from infra.records import read_mapping
 from infra.summary import Stopwatch, Summary
-from infra.watching.runs import RecordedRun, finished_runs
+from infra.watching.runs import RecordedRun, finished_runs, iter_runs
 from pipeline.corpus import SUCCESS, Manifest, read_manifest, read_selection, selection_url
 from pipeline.pages import charts, gallery
 from pipeline.pages.card import card_text, check_own
@@ -39,6 +39,9 @@ from pipeline.selecting.policy import Policy
 
 MANY = Parameter(consume_multiple=True)
 """On the command line: --query cat.png dog.png."""
+
+EMBEDDED = ("PNG", "JPEG", "WEBP", "GIF")
+"""What a browser shows; Pillow asks no other of its plugins."""
 
 FETCHED = "pictures with captions"
 """The funnel's step between fetching and selecting."""
@@ -118,8 +121,8 @@ def _corpus_sections(config: Config, manifest: Manifest) -> Section:
 
     name = _selection_name(config)
     signals = read_signals(config.root, manifest, None)
-    census = take_census(config.root, manifest, signals, name)
     selection = read_selection(config.root, name) if name else None
+    census = take_census(config.root, manifest, signals, name)
     record = _read_record(config.root, name)
     policy = Policy.model_validate(record["policy"]) if record else None
     rows = gallery.sample_rows(config.root, manifest, list(signals), selection)
@@ -251,9 +254,10 @@ def _stages(config: Config, manifest: Manifest) -> list[Section]:
 
 
 def _goodput(config: Config, funnel: list[Section]) -> Section:
-    """What the work came to: samples kept an hour, hours and dollars a million kept."""
+    """What the work came to: samples kept an hour, hours and dollars a million kept. Runs that
+    failed or were killed count too: what they did is paid for, and those after them went on."""
     homes = [home for home in (config.root, config.packed) if home]
-    runs = finished_runs(homes)
+    runs = list(iter_runs(homes))
     seconds = sum(run.seconds for run in runs)
     fetching = sum(run.seconds for run in runs if run.stage == "download")
     num_rows, num_kept = funnel[0]["left"], funnel[-1]["left"]
@@ -353,7 +357,7 @@ def _embedded(url: str) -> Section:
 
 def _in_words(picture: bytes) -> str:
     """The captions that `sample` leaves in its PNGs, for those who can't see the picture."""
-    with Image.open(io.BytesIO(picture)) as image:
+    with Image.open(io.BytesIO(picture), formats=EMBEDDED) as image:
         captions = image.info.get("captions")
     return ", ".join(json.loads(captions)) if captions else ""
 

@@ -5,6 +5,7 @@ Reads   ROOT/shards/*.parquet, ROOT/columns/{caption,duplicates}/, ROOT/selectio
 DuckDB counts, within MEMORY_LIMIT; what has not been scored or selected is left out.
 """
 
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from infra import storage
 from pipeline.corpus import SUCCESS, Manifest, selection_url, shard_url
+from pipeline.selecting.samples_sql import all_but, connect, read_parquet, unreadable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -80,6 +82,7 @@ class Census:
 def take_census(
     root: str, manifest: Manifest, signals: Collection[str], selection: str | None
 ) -> Census:
+    """Raises DamagedError for a parquet that can't be read."""
     if not manifest.shards:
         return Census()
     with _open(root, manifest, signals, selection) as connection:
@@ -108,39 +111,48 @@ def _open(
 ) -> Iterator["DuckDBPyConnection"]:
     """A connection with the view `counted`: every row of the list, its host and what is known."""
     import duckdb
-    import fsspec
 
-    with duckdb.connect(config={"memory_limit": MEMORY_LIMIT}) as connection:
-        connection.execute("SET autoinstall_known_extensions = false")
-        if "://" in root:
-            connection.register_filesystem(fsspec.url_to_fs(root, use_listings_cache=False)[0])
-        names = [shard.name for shard in manifest.shards]
-        columns = f"*, {HOST} AS host"
-        joins = ""
-        if "caption" in signals:
-            joins += f" LEFT JOIN (SELECT uid, language FROM {_scores(root, 'caption', names)})"
-            joins += " USING (uid)"
-        if "duplicates" in signals:
-            duplicates = _scores(root, "duplicates", names)
-            connection.execute(f"CREATE VIEW duplicates AS SELECT * FROM {duplicates}")
-        if selection is not None:
-            kept = _parquet([selection_url(root, selection)])
-            joins += f" LEFT JOIN (SELECT uid, keep FROM {kept}) USING (uid)"
-        else:
-            columns += ", NULL::BOOLEAN AS keep"
-        rows = _parquet([shard_url(root, name, ".parquet") for name in names])
-        connection.execute(f"CREATE VIEW counted AS SELECT {columns} FROM {rows}{joins}")
-        yield connection
+    with (
+        tempfile.TemporaryDirectory(prefix="carrara-") as spool,
+        connect(root, MEMORY_LIMIT, spool) as connection,
+    ):
+        try:
+            _count_in(
+                connection, root, [shard.name for shard in manifest.shards], signals, selection
+            )
+            yield connection
+        except duckdb.Error as error:
+            raise unreadable(error) from None
+
+
+def _count_in(
+    connection: "DuckDBPyConnection",
+    root: str,
+    names: list[str],
+    signals: Collection[str],
+    selection: str | None,
+) -> None:
+    columns, joins, taken = f", {HOST} AS host", "", ["host", "keep"]
+    if "caption" in signals:
+        joins += f" LEFT JOIN (SELECT uid, language FROM {_scores(root, 'caption', names)})"
+        joins += " USING (uid)"
+        taken.append("language")
+    if "duplicates" in signals:
+        duplicates = _scores(root, "duplicates", names)
+        connection.execute(f"CREATE VIEW duplicates AS SELECT * FROM {duplicates}")
+    if selection is not None:
+        kept = read_parquet([selection_url(root, selection)])
+        joins += f" LEFT JOIN (SELECT uid, keep FROM {kept}) USING (uid)"
+    else:
+        columns += ", NULL::BOOLEAN AS keep"
+    rows = read_parquet([shard_url(root, name, ".parquet") for name in names])
+    own = f"(SELECT {all_but(connection, rows, taken)} FROM {rows})"
+    connection.execute(f"CREATE VIEW counted AS SELECT *{columns} FROM {own}{joins}")
 
 
 def _scores(root: str, signal: str, names: list[str]) -> str:
     folder = storage.join(root, "columns", signal)
-    return _parquet([storage.join(folder, f"{name}.parquet") for name in names])
-
-
-def _parquet(urls: list[str]) -> str:
-    quoted = ", ".join("'" + url.replace("'", "''") + "'" for url in urls)
-    return f"read_parquet([{quoted}])"
+    return read_parquet([storage.join(folder, f"{name}.parquet") for name in names])
 
 
 def _failures(connection: "DuckDBPyConnection") -> Iterator[Failure]:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from infra import storage
 from infra.errors import DamagedError, InputError
 from pipeline.corpus import PLACE_SCHEMA, SUCCESS, Manifest, Shard, read_image, read_rows
 from pipeline.pages import charts
+from pipeline.pixels.picture_header import DECODER_ERRORS
+from pipeline.pixels.stored_picture import open_picture
 from pipeline.selecting.policy import Policy, Rule
 
 MAX_ROWS = 1_000_000
@@ -215,9 +216,9 @@ def _with_verdicts(rows: pa.Table, selection: pa.Table | None) -> pa.Table:
 
 def _thumbnail(image: bytes) -> str | None:
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with open_picture(image) as opened:
             picture = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # all that Pillow raises on bytes it can't decode
+    except DECODER_ERRORS:
         return None
     picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     out = io.BytesIO()

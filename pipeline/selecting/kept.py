@@ -64,17 +64,14 @@ def read_kept(
 ) -> Kept:
     """Raises InputError where the selection isn't of this corpus or keeps nothing."""
     uids, weights = _read_selected(root, source, selection)
+    _check_any(uids, root, source, selection)
     digests = [source.digest, storage.sha256(selection_url(root, selection))]
     refused = np.zeros(len(uids), bool)
     if len(tombstones):
         refused = _is_refused(root, source, uids, tombstones)
         digests.append(tombstones.digest)
     uids, weights = uids[~refused], weights[~refused]
-    if not len(uids):
-        raise InputError(
-            f"{root}: selection {selection!r} keeps none of {source.num_samples} samples; choose "
-            "a milder policy"
-        )
+    _check_any(uids, root, source, selection)
     deciding = uids
     if splits != WHOLE and (duplicates := _duplicates(root, source)):
         deciding = representatives(root, duplicates, uids)
@@ -83,7 +80,8 @@ def read_kept(
 
 
 def _read_selected(root: str, source: Manifest, selection: str) -> tuple[Uids, NDArray[np.float32]]:
-    uids, weights = [], []
+    uids = [np.empty(0, np.dtype("V16"))]
+    weights = [np.empty(0, np.float32)]  # of a corpus that was emptied there is no batch
     for batch in iter_selection(root, selection, ["uid", "keep", "weight"]):
         kept = batch.filter(batch["keep"])
         uids.append(as_uids(kept["uid"]))
@@ -92,6 +90,14 @@ def _read_selected(root: str, source: Manifest, selection: str) -> tuple[Uids, N
     all_uids, all_weights = np.concatenate(uids), np.concatenate(weights)
     order = np.argsort(all_uids, kind="stable")
     return all_uids[order], all_weights[order]
+
+
+def _check_any(uids: Uids, root: str, source: Manifest, selection: str) -> None:
+    if not len(uids):
+        raise InputError(
+            f"{root}: selection {selection!r} keeps none of {source.num_samples} samples; choose "
+            "a milder policy"
+        )
 
 
 def _check_origin(root: str, source: Manifest, selection: str) -> None:
@@ -117,10 +123,9 @@ def _is_refused(
     root: str, source: Manifest, uids: Uids, tombstones: Tombstones
 ) -> NDArray[np.bool_]:
     """Which of the sorted uids fall under a tombstone by uid, URL, bytes or picture."""
-    from pipeline.takedown.shard_forget import HASHES, ContentFinder
+    from pipeline.takedown.shard_forget import ContentFinder, has_hashes
 
-    has_hashes = HASHES in read_signals(root, source, None)
-    finder = ContentFinder(root, tombstones, (), has_hashes)
+    finder = ContentFinder(root, tombstones, (), has_hashes(root, source))
     refused = np.zeros(len(uids), bool)
     with track("pack: taken down", source.num_samples, "samples") as bar:
         for shard in source.shards:

@@ -212,13 +212,23 @@ class Repacker:
         for (source, begin, end), new in zip(spans, _news(rows), strict=True):
             members = buffer[: end - begin]
             tars.read_into(members, source, begin)
-            if (key := key_of(members)) != new["source_key"]:
-                url = shard_url(self._root, self._source.shards[source].name)
-                raise DamagedError(
-                    f"{url}: holds {key} where its parquet tells of {new['source_key']}; "
-                    "pack it with --sequential"
-                )
-            yield rekey(members, new) or _moved(unpack_sample(members), new)
+            yield self._moved_from(members, source, new)
+
+    def _moved_from(self, members: memoryview, source: int, new: dict[str, Any]) -> PackedSample:
+        url = shard_url(self._root, self._source.shards[source].name)
+        try:
+            if (key := key_of(members)) == new["source_key"]:
+                return rekey(members, new) or _moved(unpack_sample(members), new)
+        # What a damaged or forged tar gives, as where it is read from front to back.
+        except (KeyError, TypeError, ValueError, EOFError, RecursionError) as error:
+            raise DamagedError(
+                f"{url}: damaged ({type(error).__name__}: {error}) where its parquet tells of "
+                f"{new['source_key']}; `carrara verify {self._root}` tells what else is"
+            ) from None
+        raise DamagedError(
+            f"{url}: holds {key} where its parquet tells of {new['source_key']}; "
+            "pack it with --sequential"
+        )
 
 
 class _Tars:

@@ -9,16 +9,21 @@ Reads   ROOT/shards/*.parquet, ROOT/columns/<signal>/*.parquet
 `score` writes a signal's values in the order of the shard's samples. Where that is so of every
 row, which is checked uid by uid, the join is a zip: it holds nothing in memory and takes a quarter
 of the time. Where it is not, tables are joined by hash.
+
+Where a list brought a column of a signal's name, `samples` has the signal's.
 """
 
-from collections.abc import Mapping
+import errno
+import os
+import tempfile
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from infra import storage
-from infra.errors import CarraraError, ConfigError, DamagedError
+from infra.errors import CarraraError, ConfigError, DamagedError, StorageError
 from infra.progress import track
-from pipeline.corpus import ColumnsManifest, Manifest, shard_url
+from pipeline.corpus import PLACE_SCHEMA, ROW_SCHEMA, ColumnsManifest, Manifest, shard_url
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -56,10 +61,8 @@ def check_digests(root: str, manifest: Manifest, signals: Mapping[str, ColumnsMa
             bar.advance(1)
 
 
-def open_samples(
-    root: str, manifest: Manifest, signals: list[str], memory_limit: str, spool: str
-) -> "DuckDBPyConnection":
-    """Raises DamagedError for a parquet that can't be read."""
+def connect(root: str, memory_limit: str, spool: str) -> "DuckDBPyConnection":
+    """A connection that reads the files of ROOT; beyond its memory it spills into `spool`."""
     import duckdb
     import fsspec
 
@@ -74,6 +77,16 @@ def open_samples(
     if "://" in root:
         filesystem, _ = fsspec.url_to_fs(root, use_listings_cache=False)
         connection.register_filesystem(filesystem)
+    return connection
+
+
+def open_samples(
+    root: str, manifest: Manifest, signals: list[str], memory_limit: str, spool: str
+) -> "DuckDBPyConnection":
+    """Raises DamagedError for a parquet that can't be read."""
+    import duckdb
+
+    connection = connect(root, memory_limit, spool)
     names = [shard.name for shard in manifest.shards]
     rows = read_parquet([shard_url(root, name, ".parquet") for name in names])
     try:
@@ -96,7 +109,19 @@ def _join(connection: "DuckDBPyConnection", signals: list[str]) -> None:
         )
     else:
         joins = "".join(f' LEFT JOIN "{signal}" USING (uid)' for signal in signals)
-    connection.execute(f"CREATE VIEW samples AS SELECT * FROM (SELECT * FROM shards){joins}")
+    taken = {name for signal in signals for name in connection.table(f'"{signal}"').columns}
+    fixed = {*ROW_SCHEMA.names, *PLACE_SCHEMA.names}
+    own = all_but(connection, "shards", taken - fixed)
+    connection.execute(f"CREATE VIEW samples AS SELECT * FROM (SELECT {own} FROM shards){joins}")
+
+
+def all_but(connection: "DuckDBPyConnection", source: str, taken: Collection[str]) -> str:
+    """SQL for a source's columns without those whose names, in whatever case, others take: of two
+    of one name DuckDB would answer with the first."""
+    lower = {name.lower() for name in taken}
+    columns = connection.sql(f"SELECT * FROM {source} LIMIT 0").columns
+    left_out = ['"' + name.replace('"', '""') + '"' for name in columns if name.lower() in lower]
+    return f"* EXCLUDE ({', '.join(left_out)})" if left_out else "*"
 
 
 def _is_in_order(connection: "DuckDBPyConnection", signals: list[str]) -> bool:
@@ -120,7 +145,7 @@ def read_parquet(urls: list[str], *options: str) -> str:
 
 def failure(error: Exception) -> CarraraError:
     """What it means that a query over `samples` failed whose parts are known to be valid."""
-    if ".parquet" in str(error):  # it names the file that it could not read
+    if ".parquet" in str(error) or _is_out_of_room(error):  # the first names what it can't read
         return unreadable(error)
     return ConfigError(
         f"policy: {first_line(error)}; an expression that fits its columns' types fails on their "
@@ -128,11 +153,25 @@ def failure(error: Exception) -> CarraraError:
     )
 
 
-def unreadable(error: Exception) -> DamagedError:
+def unreadable(error: Exception) -> CarraraError:
+    """What it means that files of a corpus could not be gone through."""
+    if _is_out_of_room(error):
+        return StorageError(
+            f"{tempfile.gettempdir()}: no room for DuckDB's temporary files ({first_line(error)}); "
+            "make room there, set TMPDIR to a place that has it, or raise the memory limit"
+        )
     return DamagedError(
         f"a parquet of the shards or of the columns can't be read ({first_line(error)}); "
         "`carrara verify` tells which files are damaged"
     )
+
+
+def _is_out_of_room(error: Exception) -> bool:
+    """On the disk that it spills to, or in memory since that disk takes no more."""
+    import duckdb
+
+    no_room = os.strerror(errno.ENOSPC)
+    return isinstance(error, duckdb.OutOfMemoryException) or no_room in str(error)
 
 
 def first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,10 @@ import webdataset
 from PIL import Image
 
 from infra import storage
+from infra.cluster import Workers
 from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.summary import Summary
-from pipeline import pack, select, verify
+from pipeline import forget, pack, select, verify
 from pipeline.corpus import (
     ColumnsManifest,
     Manifest,
@@ -451,6 +453,32 @@ def test_what_looks_like_a_picture_taken_down_is_left_out(selected: str, tmp_pat
     assert sample.uid not in {one.uid for one in samples_of(str(tmp_path / "out"))}
 
 
+def test_scores_of_another_corpus_keep_nobody_from_packing_after_a_takedown(
+    selected: str, tmp_path: Path
+) -> None:
+    write_duplicates(selected, {})
+    record = Path(selected, "columns", "duplicates", "manifest.json")
+    record.write_text(record.read_text().replace(read_manifest(selected).digest, "0" * 16))
+    sample = samples_of(selected)[0]
+    add_tombstones(selected, [tombstone("uid", sample.uid)])
+    assert run(selected, tmp_path / "out").num_out > 0
+    assert sample.uid not in {one.uid for one in samples_of(str(tmp_path / "out"))}
+
+
+@pytest.mark.parametrize("where", ["true", "false"])
+def test_a_corpus_of_which_nothing_is_left_has_nothing_to_pack(
+    selected: str, tmp_path: Path, where: str
+) -> None:
+    choose(selected, where, overwrite=True)
+    if where == "true":
+        here = Workers(local=True)
+        forget.run(forget.Config(root=selected, domain=("example.org",), workers=here))
+    else:
+        add_tombstones(selected, [tombstone("uid", samples_of(selected)[0].uid)])
+    with pytest.raises(InputError, match="keeps none of"):
+        run(selected, tmp_path / "out")
+
+
 def test_packing_again_does_not_bring_back_what_was_taken_down(
     selected: str, tmp_path: Path
 ) -> None:
@@ -508,6 +536,33 @@ def test_a_damaged_source_shard_is_named_and_no_manifest_is_left(
     with pytest.raises(DamagedError, match=r"00001\.tar"):
         run(selected, tmp_path / "out", sequential=sequential)
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("sequential", [True, False])
+def test_names_that_lead_out_of_a_tar_are_one_line(
+    selected: str, tmp_path: Path, sequential: bool
+) -> None:
+    """In a corpus that somebody forged, with digests that fit."""
+    choose(selected, "true", overwrite=True)
+    manifest = read_manifest(selected)
+    (shard, *others) = manifest.shards
+    tar = Path(selected, "shards", f"{shard.name}.tar")
+    with tarfile.open(tar) as opened:
+        members = [(one.name, opened.extractfile(one).read()) for one in opened]  # type: ignore[union-attr]
+    with tarfile.open(tar, "w", format=tarfile.GNU_FORMAT) as opened:
+        for name, content in members:
+            key, _, extension = name.partition(".")
+            forged = tarfile.TarInfo(f"{key}.x/../../{extension}" if extension == "txt" else name)
+            forged.size = len(content)
+            opened.addfile(forged, io.BytesIO(content))
+    changed = {"num_bytes": tar.stat().st_size, "sha256": storage.sha256(str(tar))}
+    shards = [shard.model_copy(update=changed), *others]
+    forged_manifest = Manifest(**(dict(manifest) | {"shards": shards}))
+    Path(selected, "manifest.json").write_text(forged_manifest.model_dump_json())
+    choose(selected, "true", overwrite=True)
+    with pytest.raises(DamagedError, match=rf"{shard.name}\.tar: damaged .*leads out") as caught:
+        run(selected, tmp_path / "out", sequential=sequential)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_shard_counts_that_was_made_of_a_picture_with_another_byte(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.made_corpus import write_made_signal
 from infra.cluster import Workers
-from infra.errors import InputError
+from infra.errors import DamagedError, InputError
 from infra.summary import Summary
 from pipeline import pack, report, score, select
 from pipeline.corpus import (
@@ -214,6 +214,36 @@ def test_the_price_of_what_was_kept_follows_from_the_records(curated: str) -> No
     hours = 0.1 / kept * 1e6
     assert f"hours a million kept {charts.number(hours)}" in page.text
     assert f"dollars a million kept, at 2 an hour {charts.number(2 * hours)}" in page.text
+
+
+def test_the_price_has_the_hours_of_runs_that_were_killed(curated: str) -> None:
+    """On spot machines they are most of them; the run after them goes on where they stopped."""
+    write_summary(curated, "download", seconds=90, name="2")
+    killed = {"stage": "download", "state": "running", "host": "gone"}
+    killed |= {"started": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:04:30Z"}
+    Path(curated, "runs", "1.json").write_text(json.dumps(killed))
+    kept = read_selection(curated, "long")["keep"].to_pylist().count(True)
+    assert f"hours a million kept {charts.number(0.1 / kept * 1e6)}" in run(curated).text
+
+
+def test_a_selection_that_is_not_there_is_named(curated: str) -> None:
+    with pytest.raises(InputError, match=r"no selection 'typo' \(there are: long\)"):
+        run(curated, selection="typo")
+
+
+@pytest.mark.parametrize("name", ["shards/00001.parquet", "columns/caption/00000.parquet"])
+def test_a_parquet_that_cannot_be_read_is_named(curated: str, name: str) -> None:
+    Path(curated, name).write_bytes(b"not a parquet")
+    with pytest.raises(DamagedError, match=name.rpartition("/")[2]) as caught:
+        run(curated)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_picture_of_a_format_that_no_page_shows_is_refused(curated: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.png"
+    Image.new("RGB", (8, 8)).save(path, "PPM")
+    with pytest.raises(InputError, match=r"other\.png: not a picture"):
+        run(curated, query=(str(path),))
 
 
 def test_the_largest_groups_of_copies_are_shown(small_corpus: str) -> None:

@@ -13,12 +13,15 @@ from infra.errors import ConfigError, ConflictError, DamagedError, InputError
 from infra.summary import Summary
 from pipeline import score, select
 from pipeline.corpus import (
+    iter_samples,
     list_signals,
     read_columns,
     read_manifest,
     read_rows,
     read_selection,
     write_columns,
+    write_manifest,
+    write_shard,
 )
 from pipeline.selecting.policy import Policy, load_policy, shipped_policies
 
@@ -234,6 +237,34 @@ def test_a_policy_of_rules_that_all_wait_is_an_error(scored: str, tmp_path: Path
     policy = write_policy(tmp_path, optional_signals=["duplicates"], signals=[], rules=rules)
     with pytest.raises(InputError, match=r"needs a signal that is not there .*duplicates"):
         run(scored, policy=policy)
+
+
+@pytest.mark.parametrize("is_in_order", [True, False])
+def test_a_rule_reads_the_signal_where_a_list_has_a_column_of_its_name(
+    small_corpus: str, is_in_order: bool
+) -> None:
+    """As LAION's lists have LANGUAGE; columns that every shard has stay the shard's."""
+    manifest = read_manifest(small_corpus)
+    shards = []
+    for shard in manifest.shards:
+        rows = read_rows(small_corpus, shard)
+        claimed = pa.array(["xx"] * rows.num_rows)
+        rows = rows.append_column("LANGUAGE", claimed).append_column("mine", claimed)
+        samples = list(iter_samples(small_corpus, shard))
+        shards.append(write_shard(small_corpus, shard.name, samples, rows, {}))
+    write_manifest(small_corpus, manifest.model_copy(update={"shards": shards}))
+    here = Workers(local=True)
+    score.run(score.Config(root=small_corpus, signals=("caption",), workers=here))
+    if not is_in_order:
+        for shard in shards:
+            name = f"columns/caption/{shard.name}.parquet"
+            table = pq.read_table(Path(small_corpus, name)).sort_by("uid")
+            write_columns(small_corpus, "caption", shard.name, table)
+        write_made_signal(small_corpus, "caption")
+    assert run(small_corpus, name="a", where="language <> 'xx'").num_out > 0
+    assert run(small_corpus, name="b", where="language = 'xx'").num_out == 0
+    assert run(small_corpus, name="c", where="mine = 'xx'").num_out == 24
+    assert run(small_corpus, name="d", where="width = 64 AND url LIKE 'https%'").num_out == 24
 
 
 def test_scores_in_another_order_are_joined_by_uid(scored: str) -> None:
