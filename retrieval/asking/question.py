@@ -37,6 +37,13 @@ class Term(BaseModel):
     weight: float = 1.0
     """How much it counts; negative: away from it."""
 
+    @property
+    def modality(self) -> Modality | None:
+        """Where its vector comes from; None: an embedding may be of either."""
+        if self.embedding is not None:
+            return None
+        return "image" if self.text is None else "text"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
@@ -89,6 +96,15 @@ class Question(BaseModel):
     aesthetic_score: int | None = Field(default=None, ge=0, le=10)
     """Move the query towards pictures of this rating, by aesthetic_weight."""
     aesthetic_weight: float | None = Field(default=None, allow_inf_nan=False)
+
+    @property
+    def asked_by(self) -> Modality | None:
+        """What all its terms are; None: of both kinds, not known, or moved away from either."""
+        is_moved = self.aesthetic_score is not None and bool(self.aesthetic_weight)
+        if is_moved or any(term.weight <= 0 for term in self.terms):
+            return None
+        kinds = {term.modality for term in self.terms}
+        return kinds.pop() if len(kinds) == 1 else None
 
 
 @dataclass

@@ -314,6 +314,27 @@ def test_a_term_is_one_thing(fields: dict[str, Any], message: str) -> None:
         Term(**fields)
 
 
+CAT, PICTURE, VECTOR = Term(text="cat"), Term(image=b"..."), Term(embedding=[1.0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        (Question(terms=[CAT, Term(text="dog", weight=0.5)]), "text"),
+        (Question(terms=[PICTURE, Term(uid="0" * 32), Term(image_url="http://e.org")]), "image"),
+        (Question(terms=[CAT, PICTURE]), None),
+        (Question(terms=[VECTOR]), None),
+        (Question(terms=[CAT, Term(text="dog", weight=-1)]), None),
+        (Question(terms=[CAT], aesthetic_score=8, aesthetic_weight=0.5), None),
+        (Question(terms=[CAT], aesthetic_score=8), "text"),
+    ],
+)
+def test_a_question_is_of_one_kind_where_all_its_terms_are(
+    asked: Question, kind: str | None
+) -> None:
+    assert asked.asked_by == kind
+
+
 def test_an_encoder_of_other_weights_is_refused(asker: Asker, tiny_encoder: str) -> None:
     other = Asker(asker.retriever, encoder=load_encoder(tiny_encoder))
     with pytest.raises(ConflictError, match="weights changed"):
