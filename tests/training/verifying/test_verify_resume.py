@@ -9,6 +9,7 @@ from infra.cluster import Workers
 from infra.errors import ConflictError, ShortfallError
 from training.log import add_event
 from training.verify_resume import Config, run
+from training.verifying import trials
 from training.verifying.comparison import Trace, compare
 from training.verifying.trials import TRIALS, Struck, Trial, checked
 
@@ -75,6 +76,34 @@ def test_job_that_is_killed_goes_on_bit_for_bit(
     assert summary.table[1]["weights"] == "same bytes"
     assert summary.shortfall == ""
     assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_worker_that_is_killed_on_ray_is_replaced_and_goes_on_bit_for_bit(
+    shared_corpus: str, tiny_text_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other trials begin Ray three times more, and are the same code as without it."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(trials, "TRIALS", TRIALS[:2])
+    config = Config(
+        root=shared_corpus,
+        scratch=str(tmp_path / "scratch"),
+        encoder=tiny_text_encoder,
+        num_steps=60,
+        checkpoint_every=5,
+        num_kills=1,
+        workers=Workers(num_workers=2, cpus_per_worker=0.5),
+    )
+    summary = run(config)
+    undisturbed, struck = summary.table
+    assert (undisturbed["trial"], struck["trial"]) == ("undisturbed", "workers killed")
+    assert undisturbed["workers"] == struck["workers"] == 2
+    assert (undisturbed["killed"], undisturbed["resumed at"]) == ("-", "-")
+    assert str(struck["killed"]).startswith("a worker after ")
+    assert 0 < int(str(struck["resumed at"])) < 60
+    assert (struck["steps"], struck["samples"]) == (60, "same")
+    assert (struck["losses"], struck["weights"]) == ("same bits", "same bytes")
+    assert summary.shortfall == ""
 
 
 @pytest.mark.parametrize(
