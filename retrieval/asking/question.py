@@ -1,6 +1,7 @@
 """What is asked of an index, and what it answers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -130,7 +131,12 @@ class Answer:
 
 def reason_of(error: ValidationError) -> str:
     """The first of what was found wrong, in one line."""
-    first = error.errors()[0]
+    return first_reason(error.errors())
+
+
+def first_reason(errors: Sequence[Any]) -> str:
+    """The same, of pydantic's errors: where, and what is wrong there."""
+    first = errors[0]
     place = ".".join(map(str, first["loc"]))
     reason = first["msg"].removeprefix("Value error, ")
     return f"{place}: {reason}" if place else reason

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from infra.errors import CarraraError, ConfigError, DamagedError, InputError
 from infra.watching.events import tell
+from retrieval.asking.question import first_reason
 
 
 class ErrorMessage(BaseModel):
@@ -64,9 +65,8 @@ def error_response(
 def validation_line(errors: Sequence[Any]) -> str:
     """The first of pydantic's errors; what was given is not repeated: it may be megabytes."""
     first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    reason = first["msg"].removeprefix("Value error, ")
-    return " ".join((f"{place}: {reason}" if place else reason).split())
+    place = [part for part in first["loc"] if part != "body"]
+    return " ".join(first_reason([first | {"loc": place}]).split())
 
 
 def log(line: str) -> None:
