@@ -13,6 +13,7 @@ asks that.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import NamedTuple
 
@@ -77,13 +78,10 @@ class Retriever:
             before = self.state
             if _versions(self.root, self.encoder) == self._versions:
                 return False
-            try:
+            # At once: opening another index may take its time, or fail.
+            self._state = before.without(read_tombstones(self.root))
+            with suppress(FileNotFoundError):  # being replaced: the next refresh looks again
                 self._take_up(self.encoder)
-            except (FileNotFoundError, CarraraError) as error:
-                self._state = before.without(read_tombstones(self.root))
-                if isinstance(error, CarraraError):
-                    raise
-                # An index that is being replaced: the next refresh looks again.
             return self.state is not before
 
     @property
@@ -116,9 +114,14 @@ class Retriever:
         return self.state.removed
 
     def neighbours(
-        self, vectors: np.ndarray, k: int, modality: Modality, allowed: np.ndarray | None = None
+        self,
+        vectors: np.ndarray,
+        k: int,
+        modality: Modality,
+        allowed: np.ndarray | None = None,
+        asked_by: Modality | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        return self.state.neighbours(vectors, k, modality, allowed)
+        return self.state.neighbours(vectors, k, modality, allowed, asked_by)
 
     def search(
         self,
@@ -126,8 +129,9 @@ class Retriever:
         k: int,
         modality: Modality = "image",
         allowed: np.ndarray | None = None,
+        asked_by: Modality | None = None,
     ) -> list[list[Hit]]:
-        return self.state.search(vectors, k, modality, allowed)
+        return self.state.search(vectors, k, modality, allowed, asked_by)
 
     def hits(self, rows: np.ndarray, similarities: np.ndarray) -> list[Hit]:
         return self.state.hits(rows, similarities)

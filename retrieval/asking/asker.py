@@ -177,13 +177,14 @@ def _search_together(
     alike: dict[tuple[object, ...], list[int]] = {}
     for place, walk in walks.items():
         question = walk.question
-        alike.setdefault((question.modality, question.where, walk.num_first), []).append(place)
+        kind = (question.modality, question.where, walk.num_first, question.asked_by)
+        alike.setdefault(kind, []).append(place)
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for places in alike.values():
         first = walks[places[0]]
-        vectors = np.stack([walks[place].vector for place in places])
+        question, vectors = first.question, np.stack([walks[place].vector for place in places])
         similarities, rows = state.neighbours(
-            vectors, first.num_first, first.question.modality, first.allowed
+            vectors, first.num_first, question.modality, first.allowed, question.asked_by
         )
         found |= dict(zip(places, zip(similarities, rows, strict=True), strict=True))
     return found

@@ -160,8 +160,9 @@ class Walk:
                 with timed(self._seconds, "filter"):
                     num = self.num_first if self._leave_out() else num
             with timed(self._seconds, "search"):
+                question, vectors = self.question, self.vector[None]
                 (similarities,), (rows,) = self._state.neighbours(
-                    self.vector[None], num, self.question.modality, self.allowed
+                    vectors, num, question.modality, self.allowed, question.asked_by
                 )
 
     def _rank(self) -> None:

@@ -28,9 +28,9 @@ from retrieval.indexing.kinds import (
     estimated_bytes,
     for_rows,
 )
-from retrieval.indexing.manifest import Measurement, Parameters, Promise
+from retrieval.indexing.manifest import Measurement, Parameters, Promise, widest_of
 from retrieval.indexing.promise import SAMPLE_SHARE, check_fits, refusal
-from retrieval.indexing.tuning import tuned
+from retrieval.indexing.tuning import cost, tuned
 
 DEFAULT_RECALL = 0.95
 """What parameters are chosen for where nothing is promised."""
@@ -166,11 +166,22 @@ def _as_asked(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:
 def _examined(
     corpus: Corpus, modality: Modality, kind: str, index: faiss.Index, recall: float
 ) -> dict[Modality, Measurement]:
-    """What it finds, by the kind of query."""
-    measured = {}
-    for asked_by, exam in corpus.exams[modality].items():
-        parameters, reached = _raised(index, exam, recall)
-        measured[asked_by] = Measurement(
+    """What it finds, by the kind of query.
+
+    What is of both kinds, or of none that is known, is asked with the wider search of both. Where
+    one has more lists and the other more candidates that would be a third setting: then the dearer
+    one is widened to it, so that nothing is asked with what was not measured.
+    """
+    exams = corpus.exams[modality]
+    raised = {asked_by: _raised(index, exam, recall) for asked_by, exam in exams.items()}
+    settings = {asked_by: parameters for asked_by, (parameters, _) in raised.items()}
+    widest = widest_of(settings.values())
+    if widest not in settings.values():
+        dearest = max(settings, key=lambda asked_by: cost(index, settings[asked_by]))
+        _, judges = exams[dearest].halves()
+        raised[dearest] = widest, judges.recall(index, widest)
+    return {
+        asked_by: Measurement(
             index=modality,
             queries=asked_by,
             kind=kind,
@@ -178,7 +189,8 @@ def _examined(
             num_rows=corpus.num_rows,
             recall_at_10=reached,
         )
-    return measured
+        for asked_by, (parameters, reached) in raised.items()
+    }
 
 
 def _raised(index: faiss.Index, exam: Exam, recall: float) -> tuple[Parameters, float]:

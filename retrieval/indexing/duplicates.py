@@ -41,19 +41,13 @@ def joined_groups(
     originals = StoredVectors(source, parts, "image", dim)
     groups = Groups(sum(part.num_rows for part in parts))
     groups.link(np.arange(len(before)), before)
-    opened = [OpenSegment(folder, _asked_by_picture(one), dim) for one in segments]
+    opened = [OpenSegment(folder, one, dim) for one in segments]
     starts = np.cumsum([0, *(segment.num_rows for segment in segments)])
     for first, rows in _blocks(source, segments[-1].parts, int(starts[-2])):
         for segment, start in zip(opened, starts, strict=False):
             for i, j in _proposed(segment, rows):
                 _link(groups, originals, rows, first, i, start + j)
     return groups.roots()
-
-
-def _asked_by_picture(segment: Segment) -> Segment:
-    """Pictures find pictures with a narrower search than words do."""
-    tuned = {index: {"image": by["image"]} for index, by in segment.parameters.items()}
-    return segment.model_copy(update={"parameters": tuned})
 
 
 def _blocks(source: str, parts: list[Part], first: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -69,7 +63,7 @@ def _proposed(segment: OpenSegment, queries: np.ndarray) -> Iterator[tuple[np.nd
     """Pairs of a query's place and a row of the segment that may be near duplicates."""
     num, asked = NUM_PROPOSED, np.arange(len(queries))
     while len(asked):
-        similarities, ids = segment.search(queries[asked], num, "image", None)
+        similarities, ids = segment.search(queries[asked], num, "image", None, "image")
         is_near = (ids >= 0) & (similarities > NEAR_DUPLICATE - MARGIN)
         places, columns = np.nonzero(is_near)
         yield asked[places], ids[places, columns]

@@ -11,6 +11,7 @@ A *row number* is a position over all segments in order, and within each over it
 gives every row the smallest row number of its near-duplicate group.
 """
 
+from collections.abc import Iterable
 from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
@@ -29,6 +30,15 @@ LEAST_FACTOR = 2
 Parameters = dict[str, int]
 """What a search is given: nprobe, efSearch, k_factor (how many candidates are compared again with
 finer vectors, as a multiple of k). None for Flat."""
+
+
+def widest_of(settings: Iterable[Parameters]) -> Parameters:
+    """As wide as each of them in each parameter."""
+    widest: Parameters = {}
+    for parameters in settings:
+        for name, value in parameters.items():
+            widest[name] = max(value, widest.get(name, 0))
+    return widest
 
 
 class Record(BaseModel):
@@ -88,23 +98,20 @@ class Segment(Record):
         return f"{self.name}{index_name(modality)}"
 
     def parameters_for(
-        self, modality: Modality, k: int = RECALL_AT, queries: Modality | None = None
+        self, modality: Modality, k: int = RECALL_AT, asked_by: Modality | None = None
     ) -> Parameters:
-        """For k answers to queries of that kind; not known which: the widest search of both.
+        """For k answers to queries of that kind; None, for what is of both or of neither: as wide
+        as each, which is what one of the two was measured with (choice.py).
 
         The factor is a multiple of k: for more answers than it was chosen with it is smaller, and
         gives as many candidates.
         """
         tuned = self.parameters[modality]
-        widest: Parameters = {}
-        for asked_by, parameters in tuned.items():
-            if queries in (None, asked_by):
-                for name, value in parameters.items():
-                    widest[name] = max(value, widest.get(name, 0))
-        if "k_factor" in widest:
-            same = -(-widest["k_factor"] * RECALL_AT // max(1, k))
-            widest["k_factor"] = max(LEAST_FACTOR, same)
-        return widest
+        parameters = widest_of(tuned.values()) if asked_by is None else dict(tuned[asked_by])
+        if "k_factor" in parameters:
+            same = -(-parameters["k_factor"] * RECALL_AT // max(1, k))
+            parameters["k_factor"] = max(LEAST_FACTOR, same)
+        return parameters
 
 
 class IndexManifest(Record):

@@ -30,12 +30,12 @@ def tuned(index: faiss.Index, exam: Exam, recall: float) -> tuple[Parameters, fl
     limit = float("inf")
     for ladder in _ladders(index):
         for parameters in ladder:
-            cost = _cost(index, parameters)
-            if cost >= limit:
+            dearness = cost(index, parameters)
+            if dearness >= limit:
                 break
             reached = exam.recall(index, parameters)
             if reached >= recall:
-                best, limit = (parameters, reached), cost
+                best, limit = (parameters, reached), dearness
                 break
         if best is None:  # not even with the most candidates
             return parameters, reached
@@ -75,13 +75,14 @@ def _steps(first: int, last: int) -> Iterator[int]:
     yield last
 
 
-def _cost(index: faiss.Index, parameters: Parameters) -> float:
+def cost(index: faiss.Index, parameters: Parameters) -> float:
     """Bytes that a query reads, weighed; of a graph, its breadth."""
-    cost = float(parameters.get("efSearch", 0))
+    index = faiss.downcast_index(index)
+    total = float(parameters.get("efSearch", 0))
     ivf = faiss.try_extract_index_ivf(_listed(index))
     if ivf is not None:
-        cost += parameters["nprobe"] / ivf.nlist * index.ntotal * ivf.code_size
+        total += parameters["nprobe"] / ivf.nlist * index.ntotal * ivf.code_size
     if isinstance(index, faiss.IndexRefine):
         finer: int = faiss.downcast_index(index.refine_index).sa_code_size()
-        cost += REFINED_WEIGHT * parameters["k_factor"] * RECALL_AT * finer
-    return cost
+        total += REFINED_WEIGHT * parameters["k_factor"] * RECALL_AT * finer
+    return total

@@ -44,9 +44,12 @@ class AllowedRows:
 
     @cached_property
     def selector(self) -> faiss.IDSelector:
-        """It points to `packed`, and goes with this object."""
+        """Of the array itself, which it then keeps: threads that meet here may each pack their own,
+        and the one that is left in `packed` needn't be this one's."""
         bits, _ = self.packed
-        return faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+        make: Any = faiss.IDSelectorBitmap  # type checkers don't know that it takes arrays
+        selector: faiss.IDSelector = make(bits)
+        return selector
 
 
 class _Chosen(NamedTuple):

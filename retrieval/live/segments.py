@@ -25,8 +25,12 @@ class Segments(Protocol):
         k: int,
         modality: Modality,
         allowed: Sequence[AllowedRows | None],
+        asked_by: Modality | None,
     ) -> list[Found]:
-        """Each segment's own answer, its row numbers counted from its first; all or an error."""
+        """Each segment's own answer, its row numbers counted from its first; all or an error.
+
+        `asked_by` is what the queries are; None: of both kinds, or not known.
+        """
 
 
 class LocalSegments:
@@ -41,9 +45,10 @@ class LocalSegments:
         k: int,
         modality: Modality,
         allowed: Sequence[AllowedRows | None],
+        asked_by: Modality | None,
     ) -> list[Found]:
         return [
-            segment.search(queries, k, modality, rows)
+            segment.search(queries, k, modality, rows, asked_by)
             for segment, rows in zip(self._segments, allowed, strict=True)
         ]
 
@@ -59,10 +64,15 @@ class OpenSegment:
         }
 
     def search(
-        self, queries: np.ndarray, k: int, modality: Modality, allowed: AllowedRows | None
+        self,
+        queries: np.ndarray,
+        k: int,
+        modality: Modality,
+        allowed: AllowedRows | None,
+        asked_by: Modality | None,
     ) -> Found:
         """Row numbers count from the segment's first."""
-        parameters = self._segment.parameters_for(modality, k)
+        parameters = self._segment.parameters_for(modality, k, asked_by)
         return search_among(self._indices[modality], queries, k, allowed, parameters)
 
 

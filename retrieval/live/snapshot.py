@@ -113,11 +113,15 @@ class Snapshot:
         k: int,
         modality: Modality,
         allowed: np.ndarray | None = None,
+        asked_by: Modality | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Similarities [n, k'] and row numbers [n, k'], best first, k' at most the rows there are.
 
         Never a removed row, and of the others those that `allowed` bool [num_rows] is true of. A
         row's end is filled with -1 where there are no more.
+
+        `asked_by` says what the vectors are, captions or pictures, since either is searched for as
+        widely as it needs; None, for what is of both kinds or not known: as widely as both.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.manifest.dim:
             raise InputError(
@@ -134,7 +138,7 @@ class Snapshot:
             if is_few and stored is not None and stored.is_local:
                 return search_exactly_among(stored, np.flatnonzero(allowed), queries, k)
         among = self._shown if allowed is None else self._by_segment(allowed)
-        answers = self.segments.search(queries, k, modality, among)
+        answers = self.segments.search(queries, k, modality, among, asked_by)
         return best_of(
             [
                 self._completed(answer, number, among[number], queries, modality)
@@ -149,9 +153,10 @@ class Snapshot:
         k: int,
         modality: Modality = "image",
         allowed: np.ndarray | None = None,
+        asked_by: Modality | None = None,
     ) -> list[list[Hit]]:
         """For each vector [n, d] its k nearest pictures, or captions; fewer in a small corpus."""
-        similarities, rows = self.neighbours(vectors, k, modality, allowed)
+        similarities, rows = self.neighbours(vectors, k, modality, allowed, asked_by)
         return [self.hits(*answer) for answer in zip(rows, similarities, strict=True)]
 
     def hits(self, rows: np.ndarray, similarities: np.ndarray) -> list[Hit]:
@@ -229,6 +234,7 @@ class Snapshot:
         short = np.flatnonzero((ids[:, : min(k, num)] < 0).any(axis=1))
         if len(short) and stored is not None:
             mask = np.ones(num, bool) if allowed is None else allowed.mask
+            similarities = similarities.copy()  # an actor's answer can't be written to
             similarities[short], rows[short] = search_exactly_among(
                 stored, start + np.flatnonzero(mask), queries[short], k
             )

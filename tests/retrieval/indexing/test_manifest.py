@@ -13,7 +13,7 @@ def test_parameters_are_of_the_kind_of_query_or_the_widest_and_candidates_stay_a
             "files": {},
         }
     )
-    assert segment.parameters_for("image", queries="image") == tuned["image"]
+    assert segment.parameters_for("image", asked_by="image") == tuned["image"]
     assert segment.parameters_for("image") == {"nprobe": 64, "k_factor": 32}
     assert segment.parameters_for("image", 40) == {"nprobe": 64, "k_factor": 8}
     assert segment.parameters_for("image", 3000) == {"nprobe": 64, "k_factor": 2}

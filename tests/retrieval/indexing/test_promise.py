@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import numpy as np
 import pytest
 
 from benchmarks.clip_like import ENCODER, ClipLike, write_corpus
@@ -11,11 +12,11 @@ from infra import storage
 from infra.errors import ConfigError
 from infra.records import read_record
 from infra.summary import Summary
-from retrieval import index
-from retrieval.embedding.embeddings import index_url
+from retrieval import index, knn
+from retrieval.embedding.embeddings import Modality, index_url
 from retrieval.indexing import choice, kinds
 from retrieval.indexing.exam import Exam
-from retrieval.indexing.manifest import IndexManifest, Measurement, Parameters, Promise
+from retrieval.indexing.manifest import IndexManifest, Measurement, Parameters, Promise, widest_of
 from retrieval.indexing.promise import (
     PROCESS_BYTES,
     in_words,
@@ -23,6 +24,8 @@ from retrieval.indexing.promise import (
     ram_needed,
     refusal,
 )
+from retrieval.live.among import search_among
+from retrieval.search import Retriever
 
 REPOSITORY = Path(__file__).parents[3]
 VECTORS = ClipLike(num_rows=2000, rows_a_part=1000, dim=32)
@@ -251,6 +254,59 @@ def test_a_kind_may_be_told_and_its_parameters_still_reach_the_recall(corpus: st
         for one in by_queries.values():
             assert one.recall_at_10 >= choice.DEFAULT_RECALL
             assert 0 < one.parameters["nprobe"] <= 16
+
+
+@pytest.mark.parametrize("kind", ["IVF64,SQ8", "IVF64,PQ8x4fs,Refine(SQfp16)"])
+def test_what_is_asked_with_is_what_was_measured(corpus: str, kind: str) -> None:
+    """Words and pictures each with their own setting; what is neither with one of the two."""
+    run(corpus, kind=kind)
+    manifest = manifest_of(corpus)
+    measured = manifest.measured["image"]
+    settings = {asked_by: one.parameters for asked_by, one in measured.items()}
+    assert settings["image"] != settings["text"]
+    folder = index_url(corpus, ENCODER)
+    stored = faiss.read_index(storage.join(folder, "image.index"))
+    state = Retriever.open(corpus).state
+    queries = VECTORS.part(1)[1].astype(np.float32)
+    found = {}
+    for asked_by, parameters in settings.items():
+        found[asked_by] = state.neighbours(queries, 10, "image", asked_by=asked_by)[1]
+        expected = search_among(stored, queries, 10, None, parameters)[1]
+        np.testing.assert_array_equal(found[asked_by], expected)
+    assert (found["image"] != found["text"]).any()
+    either = state.neighbours(queries, 10, "image")[1]
+    assert any((either == rows).all() for rows in found.values())
+
+
+def test_a_search_of_both_kinds_is_measured_where_it_is_neither_one_s() -> None:
+    """Here pictures lie close together in few lists, and what words look for lies apart."""
+    rng, (num_rows, dim) = np.random.default_rng(0), (2000, 256)
+    pictures = rng.normal(size=(num_rows, dim))
+    alike = np.union1d(knn.evenly_spaced(num_rows, 100), np.arange(0, num_rows, 2))
+    centres = rng.normal(size=(2, dim))
+    noise = 0.3 * rng.normal(size=(len(alike), dim))
+    pictures[alike] = centres[rng.integers(0, 2, len(alike))] + noise
+    pictures /= np.linalg.norm(pictures, axis=1, keepdims=True)
+    apart = np.setdiff1d(np.arange(num_rows), alike)
+    captions = np.stack(
+        [pictures[rng.choice(apart, 10, replace=False)].sum(axis=0) for _ in range(num_rows)]
+    )
+    captions /= np.linalg.norm(captions, axis=1, keepdims=True)
+    streams: dict[Modality, np.ndarray] = {"image": pictures, "text": captions}
+    corpus = choice.Corpus.of(
+        {name: knn.Sample(rows.astype(np.float32)) for name, rows in streams.items()}, 100
+    )
+    kind = "IVF16,PQ64x4fs,Refine(SQfp16)"
+    built, _ = corpus.built("image", kind, 1 << 30, is_tracked=False)
+    alone = [choice._raised(built, exam, 0.9)[0] for exam in corpus.exams["image"].values()]
+    assert widest_of(alone) not in alone
+    measured = choice._examined(corpus, "image", kind, built, 0.9)
+    settings = [one.parameters for one in measured.values()]
+    assert widest_of(settings) == widest_of(alone)
+    assert widest_of(settings) in settings
+    for asked_by, one in measured.items():
+        _, judges = corpus.exams["image"][asked_by].halves()
+        assert one.recall_at_10 == judges.recall(built, one.parameters)
 
 
 MEASURED = """
