@@ -1,5 +1,6 @@
 """A corpus that is there already: what another list or other settings may do to it."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,9 +82,10 @@ def test_a_list_that_breaks_half_way_leaves_the_old_corpus_as_it_was(
 ) -> None:
     download(pictures(site, 4))
     shards = contents(tmp_path / "corpus")
-    bad = tmp_path / "bad.csv"
-    filler = "".join(f"http://a/{i}.jpg,{'x' * 100}\n" for i in range(20_000))
-    bad.write_bytes(b"url,caption\n" + filler.encode() + b"http://a/b.jpg,caf\xe9\n")
+    bad = tmp_path / "bad.csv.gz"
+    rows = "".join(f"http://a/{i}.jpg,{'x' * 100}\n" for i in range(20_000))
+    packed = gzip.compress(f"url,caption\n{rows}".encode())
+    bad.write_bytes(packed[: len(packed) * 3 // 4])
     settings = config(tmp_path, pictures(site, 4), "corpus", overwrite=True)
     settings = settings.model_copy(update={"number_sample_per_shard": 10_000})
     with pytest.raises(InputError, match="can't be read as csv"):
