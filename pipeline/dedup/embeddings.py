@@ -8,6 +8,7 @@ n pictures, of which m have an embedding of d numbers.
 
 import hashlib
 import io
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -125,7 +126,13 @@ def spool_vectors(root: str, embeddings: Embeddings, samples: Samples, spool: Pa
 def _new_file(path: Path, num_rows: int, dim: int) -> NDArray[np.float16]:
     if not num_rows:
         return np.zeros((0, dim), np.float16)
-    return np.lib.format.open_memmap(path, "w+", np.float16, (num_rows, dim))
+    with storage.filling(str(path)):
+        rows = np.lib.format.open_memmap(path, "w+", np.float16, (num_rows, dim))
+        if hasattr(os, "posix_fallocate"):
+            # All its room now: a write to mapped memory that finds no room ends the process.
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return rows
 
 
 def _read_part(
