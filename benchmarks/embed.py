@@ -11,7 +11,8 @@ its loaded model to its last array; what starting takes is told apart.
     clip-retrieval   as it comes, in an environment of its own: fp32 on a CPU, bf16 on a GPU
     encoder alone    the pictures' pixels and the captions in memory, in the precision that carrara
                      chose; the better of one process with all cores and one a core
-    Ray Data         with --ray-data: the same work as a Ray Data pipeline with an actor pool
+    Ray Data         with --ray-data: the same work and files of the same layout, as a Ray Data
+                     pipeline with an actor pool
 
 Targets: 2 times clip-retrieval on a CPU, 90% of the encoder alone. Then how far bf16 is from fp32,
 how far the rows of both sides are apart, and that the peer's own reader reads ours. --device cuda
@@ -96,7 +97,9 @@ def compare(
         "encoder alone": lambda: run_alone(root, encoder, num_images, arguments.device),
     }
     if arguments.ray_data:
-        sides["Ray Data"] = lambda: run_ray_data(root, encoder, arguments.device)
+        sides["Ray Data"] = lambda: run_ray_data(
+            root, encoder, work / "ray-data-output", arguments.device
+        )
     results: dict[str, list[Result]] = {name: [] for name in sides}
     print(f"{model}: {num_images} photos in {NUM_SHARDS} shards", flush=True)
     for number in range(arguments.rounds):
@@ -164,8 +167,9 @@ def run_alone(root: str, encoder: str, num_images: int, device: str) -> Result:
     return max(results, key=lambda result: result.rate)
 
 
-def run_ray_data(root: str, encoder: str, device: str) -> Result:
-    command = [sys.executable, "-m", "benchmarks.embed_ray_data", root, encoder]
+def run_ray_data(root: str, encoder: str, output: Path, device: str) -> Result:
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "-m", "benchmarks.embed_ray_data", root, encoder, str(output)]
     command += ["--device", device]
     if device != "cpu":
         command += ["--num-actors", "1", "--gpus-per-actor", "1"]
