@@ -27,7 +27,9 @@ NUM_KILLS = 50
 """Of workers, raylets and drivers at the least: a decoder's end is one picture's matter."""
 NUM_ROWS, ROWS_A_SHARD = 168, 6
 NUM_SHARDS = NUM_ROWS // ROWS_A_SHARD
-SLOW_S, FAST_S = 1.0, 0.05
+RESERVE = 4
+"""The last shards: by then all kills should have landed, and those that have not still may."""
+SLOW_S, FAST_S = 2.0, 0.05
 """Of an answer, while kills are behind where they should be, or not: so that they land all along
 the way, and the last of them before the last shard is done."""
 LEAD = 0.2
@@ -128,7 +130,7 @@ def disturb(settings: Config, cluster: SpotCluster, site: "Site") -> tuple[Count
                 driver = start_driver(settings, stderr=subprocess.DEVNULL)
                 num_drivers += 1
             done = Path(settings.root, "download", "done")
-            share_done = len(list(done.glob("*.json"))) / NUM_SHARDS
+            share_done = len(list(done.glob("*.json"))) / (NUM_SHARDS - RESERVE)
             share_killed = 1 - len(kinds) / SCHEDULE.total()
             is_behind = bool(kinds) and share_done > share_killed - LEAD / 2
             site.slow_s = SLOW_S if is_behind else FAST_S
