@@ -63,7 +63,8 @@ def test_every_node_says_how_it_is(dashboard: str, tmp_path: Path) -> None:
 
 
 def doctor(dashboard: str, home: Path) -> dict[str, Any]:
-    """What it prints, once both nodes are there; its exit code is checked."""
+    """What it prints, once both nodes are there; its exit code is checked: a machine whose disk is
+    nearly full is rightly told of, and no fault of this test's."""
     deadline = time.monotonic() + 120
     command = [str(REPOSITORY / "infra/submit.sh"), "doctor", str(home / "root"), "--json"]
     while True:
@@ -77,9 +78,12 @@ def doctor(dashboard: str, home: Path) -> dict[str, Any]:
         )
         said = done.stdout[-3000:] + done.stderr[-3000:]
         if "No available agent" not in said:  # the head takes no jobs yet
-            assert done.returncode == 0, said
-            (line,) = (line for line in done.stdout.splitlines() if line.startswith('{"stage"'))
-            summary: dict[str, Any] = json.loads(line)
+            lines = [line for line in done.stdout.splitlines() if line.startswith('{"stage"')]
+            assert len(lines) == 1, said
+            summary: dict[str, Any] = json.loads(lines[0])
+            broken = {row["check"] for row in summary["table"] if row[""] == "broken"}
+            assert broken <= {"disk"}, said
+            assert done.returncode == bool(broken), said
             return summary
         assert time.monotonic() < deadline, said
         time.sleep(1)
