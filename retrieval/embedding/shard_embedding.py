@@ -105,6 +105,7 @@ class ShardEmbedder:
             self._report(shard.name, len(keys), dict(seconds))
         with timed(seconds, "encode"):
             image_rows, text_rows = images.all(), self._encoder.encode_texts(captions)
+            self._check(shard, image_rows, text_rows)
         with timed(seconds, "write"):
             part = self._publish(shard, keys, is_decoded, image_rows, text_rows)
         self._report(shard.name, len(keys), dict(seconds))
@@ -157,6 +158,25 @@ class ShardEmbedder:
             else:
                 flags.append(True)
         return flags
+
+    def _check(self, shard: Shard, image_rows: np.ndarray, text_rows: np.ndarray) -> None:
+        """Raises DamagedError for vectors with a NaN, which would spoil every index made of them.
+
+        No sample is to blame: pixels are bytes and captions tokens, whatever is in them. So none is
+        left out for it, which would be others with each precision.
+        """
+        of_images, of_texts = (
+            int(np.count_nonzero(~np.isfinite(rows).all(axis=1)))
+            for rows in (image_rows, text_rows)
+        )
+        if of_images or of_texts:
+            raise DamagedError(
+                f"shard {shard_url(self._root, shard.name)}: {of_images} of {len(image_rows)} "
+                f"pictures and {of_texts} of {len(text_rows)} captions have vectors that are not "
+                f"finite, by {self._encoder.name!r} in {self._encoder.precision}; its arithmetic "
+                "overflows, or its weights are damaged: embed with --precision fp32 --overwrite, "
+                "or fetch the weights again"
+            )
 
     # Writing
 

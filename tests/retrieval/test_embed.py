@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from benchmarks.made_corpus import change_samples
 from infra.cluster import Workers
@@ -180,6 +181,27 @@ def test_a_damaged_shard_is_named_and_the_others_are_kept(
     folder = Path(embeddings_url(small_corpus, tiny_encoder))
     assert (folder / "parts/part_0.json").exists()
     assert not (folder / "manifest.json").exists()
+
+
+def test_vectors_that_overflow_are_told_of_and_not_stored(
+    small_corpus: str, tiny_encoder: str, tmp_path: Path
+) -> None:
+    """As by a model whose numbers are too large for half precision, and for no other."""
+    encoder = tmp_path / "loud"
+    shutil.copytree(tiny_encoder, encoder)
+    weights = encoder / "open_clip_model.safetensors"
+    tensors = load_file(weights)
+    tensors["visual.proj"] = tensors["visual.proj"] * 1e5
+    save_file(tensors, weights)
+    told = r"12 of 12 pictures and 0 of 12 captions .* not finite, .* in fp16; .*--precision fp32"
+    with pytest.raises(ShortfallError, match=f"2 of 2 shards failed .*{told} --overwrite"):
+        run(small_corpus, str(encoder), precision="fp16")
+    folder = Path(embeddings_url(small_corpus, str(encoder)))
+    assert not [*folder.rglob("*.npy"), *folder.rglob("part_*.json")]
+    summary = run(small_corpus, str(encoder), precision="fp32", overwrite=True)
+    assert summary.counts == {"embedded": 24}
+    rows = np.load(folder / "img_emb/img_emb_0.npy").astype(np.float32)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
 
 
 def test_other_settings_conflict_until_told_to_overwrite(
