@@ -8,7 +8,7 @@ the next one is taken.
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import faiss
 import numpy as np
@@ -28,8 +28,8 @@ from retrieval.indexing.kinds import (
     estimated_bytes,
     for_rows,
 )
-from retrieval.indexing.manifest import Measurement, Parameters, Promise, widest_of
-from retrieval.indexing.promise import SAMPLE_SHARE, check_fits, refusal
+from retrieval.indexing.manifest import Measurement, Parameters, Promise, Segment, widest_of
+from retrieval.indexing.promise import COMPACT, SAMPLE_SHARE, check_fits, refusal
 from retrieval.indexing.tuning import cost, tuned
 
 DEFAULT_RECALL = 0.95
@@ -51,6 +51,34 @@ class Goal:
     kind: str | None
     promise: Promise | None
     num_queries: int
+    held_bytes: float = 0.0
+    """Of the promised RAM: what other segments take in searches."""
+
+    def beside(self, segments: Sequence[Segment], dim: int) -> "Goal":
+        """For one segment more: all lie in memory together, and a query asks one after the other,
+        so that what they take is taken off the promise. Raises ConfigError where nothing is left
+        of its time."""
+        if self.promise is None or not segments:
+            return self
+        held_bytes = sum(
+            estimated_bytes(kind, segment.num_rows, dim)
+            for segment in segments
+            for kind in segment.kinds.values()
+        )
+        promise = self.promise
+        if promise.p99_ms is not None:
+            taken_ms = max(
+                sum(segment.measured[modality][asked_by].p99_ms or 0.0 for segment in segments)
+                for modality in MODALITIES
+                for asked_by in MODALITIES
+            )
+            if taken_ms >= promise.p99_ms:
+                raise ConfigError(
+                    f"p99 {promise.p99_ms:g} ms: the segments before take {taken_ms:.3g} ms of it "
+                    f"together, which leaves none for another one; give {COMPACT}"
+                )
+            promise = promise.model_copy(update={"p99_ms": promise.p99_ms - taken_ms})
+        return replace(self, promise=promise, held_bytes=held_bytes)
 
     def check(self, num_rows: int, dim: int) -> None:
         """Raises ConfigError for a kind that can't be, a promise beside it, and a RAM that suffices
@@ -133,7 +161,7 @@ def choose(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:
         return _as_asked(corpus, modality, goal)
     promise, num_rows, dim = goal.promise, corpus.num_rows, corpus.dim
     kinds = candidates(num_rows, dim)
-    fitting = check_fits(promise, kinds, num_rows, dim)
+    fitting = check_fits(promise, kinds, num_rows, dim, goal.held_bytes)
     frontier: list[Measurement] = []
     if num_rows > MAX_FLAT or "Flat" not in fitting:
         frontier = list(_frontier(corpus, modality, goal, fitting))
@@ -153,7 +181,7 @@ def choose(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:
             frontier = list(_frontier(corpus, modality, goal, fitting))
             tried += frontier
             queue = _quickest_first(frontier, promise, num_rows)
-    raise refusal(promise, modality, tried, kinds, num_rows, dim)
+    raise refusal(promise, modality, tried, kinds, num_rows, dim, goal.held_bytes)
 
 
 def _as_asked(corpus: Corpus, modality: Modality, goal: Goal) -> Chosen:

@@ -20,6 +20,8 @@ LEAST_MS = 0.001
 MARGIN = 1.2
 """Of the p99 that a refusal names: no two measurements give the same."""
 
+COMPACT = "--compact, which makes one index of all rows within the whole promise"
+
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -74,21 +76,28 @@ def ms_in_words(ms: float) -> str:
     return f"{math.ceil(ms / unit) * unit:.10g}ms"
 
 
-def ram_needed(kind: str, num_rows: int, dim: int) -> float:
-    """For both modalities' indices in searches, and for building one after the other."""
+def ram_needed(kind: str, num_rows: int, dim: int, held_bytes: float = 0.0) -> float:
+    """For both modalities' indices in searches, beside the segments that are held already, and for
+    building one after the other, which those have no part in."""
     building = build_bytes(kind, num_rows, dim) + PROCESS_BYTES
-    return max(2 * estimated_bytes(kind, num_rows, dim), building / (1 - 2 / SAMPLE_SHARE))
+    searching = held_bytes + 2 * estimated_bytes(kind, num_rows, dim)
+    return max(searching, building / (1 - 2 / SAMPLE_SHARE))
 
 
-def check_fits(promise: Promise, kinds: Sequence[str], num_rows: int, dim: int) -> list[str]:
-    """Those kinds that fit the RAM; raises ConfigError where none does."""
-    needed = {kind: ram_needed(kind, num_rows, dim) for kind in kinds}
+def check_fits(
+    promise: Promise, kinds: Sequence[str], num_rows: int, dim: int, held_bytes: float = 0.0
+) -> list[str]:
+    """Those kinds that fit the RAM, beside what is held already; raises ConfigError where none
+    does."""
+    needed = {kind: ram_needed(kind, num_rows, dim, held_bytes) for kind in kinds}
     fitting = [kind for kind in kinds if needed[kind] <= promise.ram_bytes]
     if not fitting:
         least = min(needed, key=lambda kind: needed[kind])
+        enough = in_words(needed[least])
         raise ConfigError(
-            f"ram {in_words(promise.ram_bytes)}: too little for {num_rows:,} rows of {dim}; the "
-            f"smallest kind tried ({least}) needs --ram {in_words(needed[least])}"
+            f"ram {in_words(promise.ram_bytes)}: too little for {num_rows:,} rows of "
+            f"{dim}{_beside(held_bytes)}; the smallest kind tried ({least}) needs "
+            + (f"{enough} in all: give {COMPACT}" if held_bytes else f"--ram {enough}")
         )
     return fitting
 
@@ -100,6 +109,7 @@ def refusal(
     kinds: Sequence[str],
     num_rows: int,
     dim: int,
+    held_bytes: float = 0.0,
 ) -> ConfigError:
     """What was measured within the promise, and what would have to give."""
     ways = []
@@ -116,16 +126,28 @@ def refusal(
         slowest = max(min(map(_slowest, reaching)), LEAST_MS)
         ways.append(f"--p99 {ms_in_words(slowest * MARGIN)}")
     larger = [
-        needed for kind in kinds if (needed := ram_needed(kind, num_rows, dim)) > promise.ram_bytes
+        needed
+        for kind in kinds
+        if (needed := ram_needed(kind, num_rows, dim, held_bytes)) > promise.ram_bytes
     ]
-    if larger:
+    if held_bytes:
+        # What is promised can't change for one segment of several.
+        ways = [COMPACT]
+    elif larger:
         ways.append(f"--ram {in_words(min(larger))}")
     p99 = f" and p99 {promise.p99_ms:g} ms" if promise.p99_ms is not None else ""
     return ConfigError(
         f"recall {promise.recall:g} within {in_words(promise.ram_bytes)}{p99}: can't be promised "
-        f"for the {modality} index of {num_rows:,} rows of {dim}; what was measured would allow "
+        f"for the {modality} index of {num_rows:,} rows of {dim}{_beside(held_bytes)}; what was "
+        "measured would allow "
         + (" or ".join(ways) or "nothing better: leave the promise out, or give a --kind instead")
     )
+
+
+def _beside(held_bytes: float) -> str:
+    if not held_bytes:
+        return ""
+    return f" beside the segments before, which take {in_words(held_bytes)} and their part of p99"
 
 
 def _slowest(measured: Sequence[Measurement]) -> float:

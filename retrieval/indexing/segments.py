@@ -79,11 +79,13 @@ def appended(
     before: IndexManifest,
     parts: list[Part],
 ) -> IndexManifest:
-    """One segment more, of these parts; what is there stays."""
+    """One segment more, of these parts; what is there stays. Raises ConfigError where what it
+    leaves of a promise is too little."""
     segments, frontier = list(before.segments), before.frontier
     if sum(part.num_rows for part in parts):
         name = f"segments/{len(segments):04d}/"
-        builder = _Builder(source, folder, name, parts, goal)
+        left = goal.beside(segments, embeddings.dim)
+        builder = _Builder(source, folder, name, parts, left)
         segments.append(builder.segment(segments, read_groups(folder, before)))
         frontier = [*frontier, *builder.frontier]
     manifest = _manifest(embeddings, goal, segments, frontier)
@@ -113,7 +115,9 @@ class _Builder:
         self._corpus: Corpus | None = None
         promise = self.goal.promise
         settings = [self.goal.kind, self.goal.num_queries, promise and promise.model_dump()]
-        self._digest = digest_of([settings, [part.files for part in self.parts]])
+        self._digest = digest_of(
+            [settings, self.goal.held_bytes, [part.files for part in self.parts]]
+        )
 
     def segment(self, before: list[Segment], groups: np.ndarray) -> Segment:
         """`before` are the other segments, `groups` theirs."""
