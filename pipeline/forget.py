@@ -93,6 +93,7 @@ def _summary(config: Config, receipts: list[Receipt], watch: Stopwatch) -> Summa
         for place, one in zip((config.root, *config.also), receipts, strict=True)
         if storage.exists(url := receipt_url(place, one.name))
     }
+    lost = "; ".join(f"{name}: {why}" for one in receipts for name, why in one.not_rebuilt.items())
     return Summary(
         stage="forget",
         num_in=sum(one.num_samples_before for one in receipts),
@@ -105,6 +106,7 @@ def _summary(config: Config, receipts: list[Receipt], watch: Stopwatch) -> Summa
             "shards rewritten": sum(len(one.shards) for one in receipts),
             "corpus digest": receipts[0].corpus_digest.after,
         },
+        shortfall=lost and f"what was asked is gone, but not built again is the {lost}",
     )
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import storage
+from infra.errors import ConfigError
 from infra.records import read_mapping, read_record
 from infra.stamp import Stamp
 from pipeline.corpus import PLACE_SCHEMA, SUCCESS, Shard, read_rows
@@ -49,14 +50,27 @@ def follow(takedown: Takedown) -> Followed:
     return followed
 
 
-def rebuild(root: str, encoder: str, **settings: Any) -> None:
-    """Index what index.json no longer names, as far as an earlier, killed try has not."""
+def rebuild(root: str, encoder: str, **settings: Any) -> str:
+    """Index what index.json no longer names, as far as an earlier, killed try has not.
+
+    Returns why not, in one line, where the promise that it was made with can't be kept any more:
+    what had to go has gone, and that is not to wait for an index. Beside other segments a promise
+    leaves less than for one index of all rows, so that is tried as well.
+    """
     from retrieval import index
 
     folder = index_url(root, encoder)
     for name in _strays(folder):
         storage.remove(storage.join(folder, name))
-    index.run(index.Config(root=root, encoder=encoder, **settings))
+    config = index.Config(root=root, encoder=encoder, **settings)
+    for compact in (False, True):
+        try:
+            index.run(config.model_copy(update={"compact": compact}))
+        except ConfigError as error:
+            reason = str(error)
+        else:
+            return ""
+    return f"{reason}; `carrara index {root} --encoder {encoder} --overwrite` takes another promise"
 
 
 def _follow_embeddings(takedown: Takedown, folder: str, followed: Followed) -> None:

@@ -68,6 +68,8 @@ class Receipt(BaseModel):
     """What can be made again and was not worth keeping."""
     rebuilt: list[str]
     """Indices."""
+    not_rebuilt: dict[str, str] = {}
+    """Indices that are not whole any more, and why they were not built again."""
     not_reached: list[str]
     """What no command on ROOT can change."""
 

@@ -195,9 +195,11 @@ def _finish(journal: Journal) -> Receipt:
     root = journal.root
     commit = read_record(journal.url("commit.json"), Commit)
     journal.apply(commit.files, commit.removed, last="manifest.json")
+    not_rebuilt: dict[str, str] = {}
     for settings in commit.rebuilds:
-        importlib.import_module(RETRIEVAL).rebuild(root, **settings)
-    receipt = _receipt(root, commit)
+        if reason := importlib.import_module(RETRIEVAL).rebuild(root, **settings):
+            not_rebuilt[settings["encoder"]] = reason
+    receipt = _receipt(root, commit, not_rebuilt)
     if commit.found or _is_new(root, commit.plan):
         name = commit.plan.receipt
         write_files_table(root, name, changes(commit.inventory, inventory(root, commit.after)))
@@ -215,7 +217,7 @@ def _is_new(root: str, plan: Plan) -> bool:
     )
 
 
-def _receipt(root: str, commit: Commit) -> Receipt:
+def _receipt(root: str, commit: Commit, not_rebuilt: dict[str, str]) -> Receipt:
     plan, before, after = commit.plan, commit.before, commit.after
     all_changes = changes(commit.inventory, inventory(root, after))
     num_unchanged, unchanged = unchanged_digest(all_changes)
@@ -234,6 +236,11 @@ def _receipt(root: str, commit: Commit) -> Receipt:
         num_unchanged=num_unchanged,
         unchanged_digest=unchanged,
         removed=commit.removed,
-        rebuilt=[f"index of {settings['encoder']}" for settings in commit.rebuilds],
+        rebuilt=[
+            f"index of {encoder}"
+            for encoder in (settings["encoder"] for settings in commit.rebuilds)
+            if encoder not in not_rebuilt
+        ],
+        not_rebuilt={f"index of {encoder}": reason for encoder, reason in not_rebuilt.items()},
         not_reached=NOT_REACHED,
     )
