@@ -35,7 +35,7 @@ WORDS = (
 
 def write_corpus(root: Path, num_images: int, seed: int = 0) -> str:
     """Photos with captions of 3 to 25 words, 11 on average, as alt texts have; kept if there."""
-    folder = root / f"photos-{num_images}"
+    folder = root / f"photos-{num_images}-in-{NUM_SHARDS}"
     if Path(manifest_url(str(folder))).exists():
         return str(folder)
     rng = random.Random(seed)
