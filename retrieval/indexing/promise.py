@@ -96,7 +96,7 @@ def check_fits(
         enough = in_words(needed[least])
         raise ConfigError(
             f"ram {in_words(promise.ram_bytes)}: too little for {num_rows:,} rows of "
-            f"{dim}{_beside(held_bytes)}; the smallest kind tried ({least}) needs "
+            f"{dim}{_beside(promise, held_bytes)}; the smallest kind tried ({least}) needs "
             + (f"{enough} in all: give {COMPACT}" if held_bytes else f"--ram {enough}")
         )
     return fitting
@@ -138,16 +138,17 @@ def refusal(
     p99 = f" and p99 {promise.p99_ms:g} ms" if promise.p99_ms is not None else ""
     return ConfigError(
         f"recall {promise.recall:g} within {in_words(promise.ram_bytes)}{p99}: can't be promised "
-        f"for the {modality} index of {num_rows:,} rows of {dim}{_beside(held_bytes)}; what was "
-        "measured would allow "
+        f"for the {modality} index of {num_rows:,} rows of {dim}{_beside(promise, held_bytes)}; "
+        "what was measured would allow "
         + (" or ".join(ways) or "nothing better: leave the promise out, or give a --kind instead")
     )
 
 
-def _beside(held_bytes: float) -> str:
+def _beside(promise: Promise, held_bytes: float) -> str:
     if not held_bytes:
         return ""
-    return f" beside the segments before, which take {in_words(held_bytes)} and their part of p99"
+    share = " and their share of p99" if promise.p99_ms is not None else ""
+    return f" beside the segments before, which take {in_words(held_bytes)}{share}"
 
 
 def _slowest(measured: Sequence[Measurement]) -> float:
