@@ -25,6 +25,7 @@ from pipeline.corpus import (
     read_rows,
     write_shard,
 )
+from pipeline.downloading.claims import Claim
 from pipeline.downloading.quarantine import write_quarantine
 from pipeline.downloading.shard_download import (
     Job,
@@ -76,6 +77,7 @@ class ShardRefetcher:
 
     def __call__(self, item: Refetch) -> ShardRecord | Stopped:
         start_time = time.time()
+        claim = Claim.of(self._job.root, item.name)
         rows = read_rows(self._job.root, item.shard).drop_columns(PLACE_SCHEMA.names)
         reasons = rows["error_message"].to_pylist()
         table = read_slice(self._job.root, item.part)
@@ -91,6 +93,7 @@ class ShardRefetcher:
                 found = self._fetch(wanted, expected, spool) if wanted else {}
             except StopError as error:
                 return error.stopped
+            claim.check()
             shard = item.shard
             if _is_worth_writing(found.values()):
                 shard, reasons = self._write(item, rows, table, found, spool, start_time)

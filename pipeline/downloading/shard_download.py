@@ -19,6 +19,7 @@ import pyarrow as pa
 from infra import storage
 from infra.errors import ShortfallError
 from pipeline.corpus import SUCCESS, write_shard
+from pipeline.downloading.claims import Claim
 from pipeline.downloading.decoder import DecodeJob
 from pipeline.downloading.decoder_process import DecodedPicture
 from pipeline.downloading.decoding import Decoders
@@ -126,6 +127,7 @@ class ShardDownloader:
     def __call__(self, part: Slice) -> ShardRecord | Stopped:
         start_time = time.time()
         job = self._job
+        claim = Claim.of(job.root, part.name)
         table = read_slice(job.root, part)
         with Spool.opened() as spool:
             try:
@@ -137,6 +139,7 @@ class ShardDownloader:
                 for place in range(len(outcomes))
             ]
             rows = rows_table(table, keys, outcomes, job.compute_hash)
+            claim.check()
             extension = job.decode.pixels.encode_format
             quarantine = storage.join(job.shards_root, "quarantine")
             write_quarantine(quarantine, part.name, table, rows, outcomes, spool, extension)

@@ -4,6 +4,7 @@
     ROOT/download/duplicates.parquet    row numbers whose (url, caption) came earlier
     ROOT/download/plan.json             digests of the list and the configuration, after these
     ROOT/download/done/00000.json       the record of a finished shard
+    ROOT/download/claims/00000          who is at a slice (`claims`)
     ROOT/download/staged/               shards that are to replace those of a corpus that is whole
     ROOT/download/manifest.json         these are complete: from here on they take their places
 
