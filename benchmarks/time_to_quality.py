@@ -14,7 +14,7 @@ ours        every setting that decides what is learnt is a default of `carrara t
             min-SNR weights, a tenth of the captions hidden, AdamW, warm-up, decay over the last
             part of the steps, the average. The steps are what fits into 0.6 N minutes, by a trial.
 diffusers   its examples/text_to_image/train_text_to_image.py with its defaults: squared error in
-            eps, AdamW at 1e-4 after a warm-up of as many steps as ours (500), EMAModel.
+            eps, AdamW at 1e-4 after its warm-up of 500 steps, EMAModel.
 
 Each runs with the best of its own settings: bfloat16 or float32, channels-last or not, fused or
 plain attention, compiled or not, by a trial of each (--no-compile leaves that one out: it takes

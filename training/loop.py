@@ -43,6 +43,9 @@ from training.text import make_captions
 from training.watching.watch import Watch
 from training.writer import CheckpointWriter
 
+WARMUP_STEPS = 500
+"""Where nothing is set, and the run is ten times as long."""
+
 
 def train(
     record: RunRecord,
@@ -283,7 +286,10 @@ def _settings(manifest: CheckpointManifest) -> dict[str, Any]:
 
 def learning_rate(config: Config, step: int) -> float:
     """Linear warm-up, constant, then linear to zero over the last `decay_share` of the steps."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    warmup_steps = config.warmup_steps
+    if warmup_steps is None:
+        warmup_steps = min(WARMUP_STEPS, config.num_steps // 10)
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decay_steps = config.decay_share * config.num_steps
     left = min(1.0, (config.num_steps - step) / decay_steps) if decay_steps else 1.0
     return config.learning_rate * warm * left

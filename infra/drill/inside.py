@@ -42,7 +42,7 @@ START_TIMEOUT_S = 120.0
 """Of one machine."""
 BACK_TIMEOUT_S = 90.0
 """Of all machines after a fault; then they are switched off and on."""
-JOB_TIMEOUT_S = 240.0
+JOB_TIMEOUT_S = 360.0
 POLL_EVERY_S = 0.1
 
 

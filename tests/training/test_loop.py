@@ -258,6 +258,16 @@ def test_learning_rate_warms_up_holds_and_falls_to_zero(
     assert 0 < rates[99] < 0.04
 
 
+@pytest.mark.parametrize(("num_steps", "warmup_steps"), [(9, 0), (100, 10), (100_000, 500)])
+def test_warmup_is_a_tenth_of_a_short_run(
+    tiny_config: Callable[..., Config], num_steps: int, warmup_steps: int
+) -> None:
+    config = tiny_config(num_steps=num_steps, warmup_steps=None, learning_rate=1.0)
+    rates = [loop.learning_rate(config, step) for step in range(warmup_steps + 1)]
+    rising = [(step + 1) / warmup_steps for step in range(warmup_steps)]
+    assert rates == pytest.approx([*rising, 1.0])
+
+
 def test_draws_are_uniform_in_t_and_new_at_every_step(tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(batch_size=20_000, caption_dropout=0.25)
     shape, cpu = torch.Size((1, 1, 1)), torch.device("cpu")

@@ -223,8 +223,8 @@ def test_sizes_are_as_documented(
 
 
 def test_settings_given_count_on_top_of_a_named_size() -> None:
-    config = Config(root="corpus", run="run", size="B", unet={"dropout": 0.0})
-    assert (config.unet.channels, config.unet.num_heads, config.unet.dropout) == (128, 8, 0.0)
+    config = Config(root="corpus", run="run", size="B", unet={"dropout": 0.2})
+    assert (config.unet.channels, config.unet.num_heads, config.unet.dropout) == (128, 8, 0.2)
     assert config.unet.channel_mults == (1, 2, 4, 4)
     recorded = Config.model_validate_json(config.model_dump_json())
     assert recorded == config
